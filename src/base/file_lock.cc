@@ -1,0 +1,25 @@
+// See file_lock.h. flock(2), whose lock belongs to the open file: closed at exec, so no rank
+// inherits it.
+#include "base/file_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+
+namespace pawl {
+
+Result<FileLock> FileLock::take(const std::string& path) {
+    FileLock lock;
+    lock.fd_.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!lock.fd_.is_open()) return error_from_errno("open lock file '{}'", path);
+    if (::flock(lock.fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) {
+            return make_error(ErrorKind::kBusy, "another pawl holds '{}'; see who with: fuser '{}'",
+                              path, path);
+        }
+        return error_from_errno("lock '{}'", path);
+    }
+    return lock;
+}
+
+}  // namespace pawl
