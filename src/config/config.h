@@ -1,0 +1,98 @@
+// The daemon's configuration: YAML to plain data, with errors a person can act on.
+//
+// Any room may include this header for the plain structs; config includes base only.
+// Every error reads "FILE:LINE:COLUMN: key 'jobs.lm.ranks': expected …, found …". An unknown key is
+// an error, and names the nearest known one. configs/pawld.yaml explains every key.
+#pragma once
+
+#include "base/result.h"
+#include "base/units.h"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pawl::config {
+
+enum class OnNoValidCheckpoint { kStop, kStartFresh };
+
+// At most one of the three is usual; all that are set apply, whichever comes first.
+struct CadenceConfig {
+    std::optional<std::uint64_t> every_steps;   // checkpoint.every_steps, >= 1
+    std::optional<std::uint64_t> every_epochs;  // checkpoint.every_epochs, >= 1
+    std::optional<nanoseconds> every_time;      // checkpoint.every, >= 1s
+
+    friend bool operator==(const CadenceConfig&, const CadenceConfig&) = default;
+};
+
+struct CheckpointConfig {
+    std::string directory;  // absolute after loading; made if missing
+    CadenceConfig cadence;  // default when none is set: every 10 minutes
+    std::uint32_t keep_last = 3;  // >= 1
+    OnNoValidCheckpoint on_no_valid_checkpoint = OnNoValidCheckpoint::kStop;  // stop | start_fresh
+
+    friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
+};
+
+struct RestartConfig {
+    std::uint32_t max = 10;                  // restarts within the window; 0: never restart
+    nanoseconds window = std::chrono::hours{1};
+    nanoseconds delay_initial = seconds{1};  // doubles with each restart in a row …
+    nanoseconds delay_max = seconds{60};     // … up to this
+    std::uint32_t same_step_max = 3;         // failures at one step in a row that stop the job; >= 2
+
+    friend bool operator==(const RestartConfig&, const RestartConfig&) = default;
+};
+
+struct StopConfig {
+    nanoseconds grace = seconds{30};      // from SIGTERM to SIGKILL, the checkpoint included
+    nanoseconds exit_grace = seconds{5};  // after the checkpoint is durable, until SIGKILL
+
+    friend bool operator==(const StopConfig&, const StopConfig&) = default;
+};
+
+struct JobConfig {
+    std::string name;  // [A-Za-z0-9._-]{1,64}, not beginning with '.' or '-'
+    std::vector<std::string> command;  // not empty; no shell
+    std::string working_directory;     // absolute after loading; default: the file's directory
+    std::map<std::string, std::string> environment;  // added to the daemon's own; PAWL_* is refused
+    std::uint32_t ranks = 1;           // 1 to 1024
+    std::string output_directory;      // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
+    CheckpointConfig checkpoint;
+    RestartConfig restart;
+    StopConfig stop;
+
+    friend bool operator==(const JobConfig&, const JobConfig&) = default;
+};
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+struct ControlConfig {
+    std::string socket;  // path of the Unix socket; default: STATE_DIRECTORY/pawld.sock
+
+    friend bool operator==(const ControlConfig&, const ControlConfig&) = default;
+};
+
+struct DaemonConfig {
+    std::string state_directory = "/var/lib/pawl";
+    LogLevel log_level = LogLevel::kInfo;
+    ControlConfig control;
+    std::vector<JobConfig> jobs;  // at least one; names differ
+
+    friend bool operator==(const DaemonConfig&, const DaemonConfig&) = default;
+};
+
+// `path` is for messages and as the base of relative paths.
+[[nodiscard]] Result<DaemonConfig> parse(std::string_view yaml, const std::string& path);
+[[nodiscard]] Result<DaemonConfig> load(const std::string& path);
+
+// "500ms", "30s", "5m", "1h30m", "2d"; a bare number has no unit and is refused.
+[[nodiscard]] Result<nanoseconds> parse_duration(std::string_view text);
+
+// The same checks for a job that came from a command line (`pawl run`).
+Result<void> check_job(const JobConfig& job);
+
+}  // namespace pawl::config

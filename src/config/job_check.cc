@@ -1,0 +1,201 @@
+// The checks of a complete job (see job_check.h), and check_job() of config.h. Touches nothing.
+#include "config/job_check.h"
+
+#include "config/duration.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace pawl::config {
+
+namespace {
+
+constexpr std::string_view kDigits = "0123456789";
+constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+// What pawl itself tells each rank; a value from the file would be wrong for all ranks but one.
+constexpr std::array<std::string_view, 4> kRankVariables = {"RANK", "WORLD_SIZE", "LOCAL_RANK",
+                                                            "LOCAL_WORLD_SIZE"};
+
+bool consists_of(std::string_view text, std::initializer_list<std::string_view> allowed) {
+    return std::all_of(text.begin(), text.end(), [&allowed](char character) {
+        return std::any_of(allowed.begin(), allowed.end(),
+                           [character](std::string_view characters) {
+                               return characters.find(character) != std::string_view::npos;
+                           });
+    });
+}
+
+std::optional<Problem> name_problem(const JobConfig& job) {
+    const std::string& name = job.name;
+    if (!name.empty() && name.size() <= kJobNameBytesMax && name.front() != '.' &&
+        name.front() != '-' && consists_of(name, {kLetters, kDigits, "._-"})) {
+        return std::nullopt;
+    }
+    return Problem{{},
+                   fmt::format("expected a job's name of 1 to {} letters, digits, '.', '_' or '-', "
+                               "not beginning with '.' or '-', found {}",
+                               kJobNameBytesMax, in_quotes(name))};
+}
+
+std::optional<Problem> command_problem(const JobConfig& job) {
+    if (job.command.empty()) {
+        return Problem{{"command"}, "expected a list of at least one word, found an empty list"};
+    }
+    if (job.command.front().empty()) {
+        return Problem{{"command"}, "expected a program as the first word, found ''"};
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> environment_problem(const JobConfig& job) {
+    for (const auto& [name, value] : job.environment) {
+        const bool is_name = !name.empty() &&
+                             kDigits.find(name.front()) == std::string_view::npos &&
+                             consists_of(name, {kLetters, kDigits, "_"});
+        if (!is_name) {
+            return Problem{{"environment", name},
+                           fmt::format("expected a variable's name of letters, digits and '_', not "
+                                       "beginning with a digit, found {}",
+                                       in_quotes(name))};
+        }
+        const bool is_pawls =
+            name.rfind("PAWL_", 0) == 0 ||
+            std::find(kRankVariables.begin(), kRankVariables.end(), name) != kRankVariables.end();
+        if (is_pawls) {
+            return Problem{
+                {"environment", name},
+                fmt::format("expected a variable that pawl does not set itself, found {}",
+                            in_quotes(name))};
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> paths_problem(const JobConfig& job) {
+    const std::array<std::pair<KeyPath, const std::string*>, 3> paths = {{
+        {{"working_directory"}, &job.working_directory},
+        {{"output_directory"}, &job.output_directory},
+        {{"checkpoint", "directory"}, &job.checkpoint.directory},
+    }};
+    for (const auto& [key, path] : paths) {
+        if (path->empty() || path->front() != '/') {
+            return Problem{key,
+                           fmt::format("expected an absolute path, found {}", in_quotes(*path))};
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> numbers_problem(const JobConfig& job) {
+    struct Row {
+        KeyPath key;
+        std::optional<std::uint64_t> value;
+        Numbers range;
+    };
+    const CadenceConfig& cadence = job.checkpoint.cadence;
+    const std::array rows = {
+        Row{{"ranks"}, job.ranks, kRanks},
+        Row{{"checkpoint", "every_steps"}, cadence.every_steps, kEverySteps},
+        Row{{"checkpoint", "every_epochs"}, cadence.every_epochs, kEveryEpochs},
+        Row{{"checkpoint", "keep_last"}, job.checkpoint.keep_last, kKeepLast},
+        Row{{"restart", "max"}, job.restart.max, kRestarts},
+        Row{{"restart", "same_step_max"}, job.restart.same_step_max, kSameStepFailures},
+    };
+    for (const Row& row : rows) {
+        if (row.value && !row.range.contains(*row.value)) {
+            return Problem{row.key,
+                           fmt::format("expected {}, found '{}'", describe(row.range), *row.value)};
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> durations_problem(const JobConfig& job) {
+    struct Row {
+        KeyPath key;
+        std::optional<nanoseconds> value;
+        Durations range;
+    };
+    const std::array rows = {
+        Row{{"checkpoint", "every"}, job.checkpoint.cadence.every_time, kEveryTime},
+        Row{{"restart", "window"}, job.restart.window, kRestartWindow},
+        Row{{"restart", "delay_initial"}, job.restart.delay_initial, kRestartDelay},
+        Row{{"restart", "delay_max"}, job.restart.delay_max, kRestartDelay},
+        Row{{"stop", "grace"}, job.stop.grace, kStopGrace},
+        Row{{"stop", "exit_grace"}, job.stop.exit_grace, kStopGrace},
+    };
+    for (const Row& row : rows) {
+        if (row.value && !row.range.contains(*row.value)) {
+            return Problem{row.key, fmt::format("expected {}, found '{}'", describe(row.range),
+                                                exact_duration(*row.value))};
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> relations_problem(const JobConfig& job) {
+    struct Row {
+        KeyPath key;
+        nanoseconds value;
+        std::string_view bound_name;
+        nanoseconds bound;
+    };
+    const std::array rows = {
+        Row{{"restart", "delay_initial"},
+            job.restart.delay_initial,
+            "delay_max",
+            job.restart.delay_max},
+        Row{{"stop", "exit_grace"}, job.stop.exit_grace, "grace", job.stop.grace},
+    };
+    for (const Row& row : rows) {
+        if (row.value > row.bound) {
+            return Problem{
+                row.key, fmt::format("expected at most {}, which is {}, found '{}'", row.bound_name,
+                                     exact_duration(row.bound), exact_duration(row.value))};
+        }
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<Problem> first_problem(const JobConfig& job) {
+    constexpr std::array kChecks = {name_problem,     command_problem, environment_problem,
+                                    paths_problem,    numbers_problem, durations_problem,
+                                    relations_problem};
+    for (const auto check : kChecks) {
+        if (std::optional<Problem> problem = check(job)) return problem;
+    }
+    return std::nullopt;
+}
+
+Result<void> check_job(const JobConfig& job) {
+    const std::optional<Problem> problem = first_problem(job);
+    if (!problem) return {};
+    const std::string key =
+        problem->key.empty() ? "" : fmt::format("key '{}': ", fmt::join(problem->key, "."));
+    return make_error(ErrorKind::kInvalidArgument, "job {}: {}{}", in_quotes(job.name), key,
+                      problem->text);
+}
+
+std::string describe(const Numbers& range) {
+    return fmt::format("a whole number from {} to {}", range.min, range.max);
+}
+
+std::string describe(const Durations& range) {
+    return fmt::format("a duration from {} to {}, such as 30s, 5m or 1h30m",
+                       exact_duration(range.min), exact_duration(range.max));
+}
+
+std::string in_quotes(std::string_view text) {
+    constexpr std::size_t kBytesMax = 80;
+    std::string line(text.substr(0, kBytesMax));
+    for (char& character : line) {
+        if (static_cast<unsigned char>(character) < ' ') character = ' ';
+    }
+    return fmt::format("'{}{}'", line, text.size() > kBytesMax ? "..." : "");
+}
+
+}  // namespace pawl::config
