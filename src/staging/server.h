@@ -1,0 +1,60 @@
+// RankServer: the daemon's end of the trainer protocol's connections. On the loop's thread; never
+// blocks.
+#pragma once
+
+#include "base/fd.h"
+#include "base/loop.h"
+#include "staging/messages.h"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace pawl::staging {
+
+using SessionId = std::uint64_t;
+
+class RankServer {
+public:
+    // Called on the loop's thread. A session may be closed, and the server's other sessions used,
+    // from within; the server itself may not be destroyed.
+    struct Handler {
+        std::function<void(SessionId, const RankMessage&)> received;
+        // The rank hung up, sent rubbish, or stopped reading. Not called after close().
+        std::function<void(SessionId, const std::string& why)> lost;
+    };
+
+    [[nodiscard]] static Result<std::unique_ptr<RankServer>> listen(Loop& loop,
+                                                                    const std::string& path,
+                                                                    Handler handler);
+    ~RankServer();
+    RankServer(const RankServer&) = delete;
+    RankServer& operator=(const RankServer&) = delete;
+
+    // Descriptors are borrowed for the call. A rank that has stopped reading is lost.
+    void send(SessionId session, const DaemonMessage& message, const std::vector<int>& descriptors);
+    void close(SessionId session);
+
+private:
+    struct Session {
+        UniqueFd socket;
+        std::unique_ptr<FdWatcher> watcher;  // before the socket goes
+    };
+
+    RankServer(Loop& loop, UniqueFd listener, std::string path, Handler handler);
+    void accept_all();
+    void receive_from(SessionId id);
+    void lose(SessionId id, const std::string& why);
+
+    Loop& loop_;
+    UniqueFd listener_;
+    std::string path_;
+    Handler handler_;
+    std::unique_ptr<FdWatcher> watcher_;
+    std::map<SessionId, Session> sessions_;
+    SessionId last_session_ = 0;
+};
+
+}  // namespace pawl::staging
