@@ -1,0 +1,257 @@
+// See coordinator.h.
+#include "checkpoint/coordinator.h"
+
+#include "base/invariant.h"
+
+#include <algorithm>
+
+namespace pawl::checkpoint {
+namespace {
+
+Moment moment_of(const std::vector<Sealed>& sealed) {
+    return {.step = sealed.front().step, .epoch = sealed.front().epoch};
+}
+
+}  // namespace
+
+Coordinator::Coordinator(std::uint64_t world_size, const CadencePolicy& cadence,
+                         const Position& resumed, bool is_durable, MonotonicTime now)
+    : world_size_(world_size),
+      cadence_(cadence),
+      state_{.furthest_step = resumed.furthest_step,
+             .furthest_epoch = resumed.furthest_epoch,
+             .last_time = now} {
+    if (is_durable)
+        durable_ = Moment{.step = resumed.furthest_step, .epoch = resumed.furthest_epoch};
+}
+
+CoordinatorActions Coordinator::begin(MonotonicTime now) {
+    CoordinatorActions actions;
+    has_begun_ = true;
+    state_.last_time = now;
+    aim(now, actions);
+    return actions;
+}
+
+CoordinatorActions Coordinator::moved(const Position& position, MonotonicTime now) {
+    CoordinatorActions actions;
+    state_.furthest_step = std::max(state_.furthest_step, position.furthest_step);
+    state_.furthest_epoch = std::max(state_.furthest_epoch, position.furthest_epoch);
+    // Time may have made a nearer target due. What a rank has sealed already is waited for.
+    if (has_begun_ && (!open_ || (!is_urgent() && !open_->barrier.has_sealed()))) aim(now, actions);
+    return actions;
+}
+
+// ---- requests ----
+
+void Coordinator::open(Reason reason, const SnapshotTarget& target, CoordinatorActions& actions) {
+    open_.emplace(
+        Open{.barrier = Barrier(++last_request_, world_size_), .reason = reason, .target = target});
+    publish(actions);
+}
+
+void Coordinator::close(CoordinatorActions& actions) {
+    if (open_) release(open_->barrier.abandon(), actions);
+    open_.reset();
+}
+
+void Coordinator::publish(CoordinatorActions& actions) const {
+    staging::Control control{.should_stop = should_stop_};
+    if (open_) {
+        control.request = open_->barrier.request();
+        control.at_step = open_->target.at_step;
+        control.at_epoch = open_->target.at_epoch;
+        control.is_urgent = is_urgent();
+    }
+    actions.emplace_back(SetControl{.control = control});
+}
+
+// The standing request of the cadence, if it differs from the one that stands.
+void Coordinator::aim(MonotonicTime now, CoordinatorActions& actions) {
+    if (should_stop_ || final_) return;
+    const SnapshotTarget target = next_target(cadence_, state_, now);
+    if (open_) {
+        // A step that was named stays named until it was reached: ranks may be on their way to it.
+        const bool is_behind =
+            open_->target.at_step && *open_->target.at_step <= state_.furthest_step;
+        const bool is_nearer =
+            target.at_step && (!open_->target.at_step || *target.at_step < *open_->target.at_step);
+        if (is_behind || !is_nearer) return;
+    }
+    if (!target.at_step && !target.at_epoch) return;
+    close(actions);
+    open(Reason::kCadence, target, actions);
+}
+
+CoordinatorActions Coordinator::request_now(Reason reason, const Position& position,
+                                            MonotonicTime now) {
+    CoordinatorActions actions;
+    state_.furthest_step = std::max(state_.furthest_step, position.furthest_step);
+    if (final_) return actions;  // the final checkpoint is on its way, and is as good
+    const bool is_here = position.all_between_steps;
+    if (is_here &&
+        durable_ == Moment{.step = position.furthest_step, .epoch = position.furthest_epoch}) {
+        actions.emplace_back(
+            UrgentSettled{.reason = reason,
+                          .is_durable = true,
+                          .text = fmt::format("step {} is durable already", durable_->step)});
+        return actions;
+    }
+    close(actions);
+    state_.last_time = now;
+    open(reason, {.at_step = is_here ? position.furthest_step : state_.furthest_step.next()},
+         actions);
+    return actions;
+}
+
+CoordinatorActions Coordinator::ask_to_stop() {
+    CoordinatorActions actions;
+    should_stop_ = true;
+    close(actions);
+    publish(actions);
+    return actions;
+}
+
+// ---- answers ----
+
+CoordinatorActions Coordinator::sealed(std::uint64_t request, const Sealed& snapshot,
+                                       const std::map<std::string, double>& metrics,
+                                       MonotonicTime now) {
+    CoordinatorActions actions;
+    if (!open_ || open_->barrier.request() != request) {
+        // For a request that was given up meanwhile.
+        release({snapshot}, actions);
+        return actions;
+    }
+    if (snapshot.rank == Rank{0}) open_->metrics = metrics;
+    apply(open_->barrier.sealed(snapshot), now, actions);
+    return actions;
+}
+
+CoordinatorActions Coordinator::passed(std::uint64_t request, Rank rank, Step step,
+                                       MonotonicTime now) {
+    CoordinatorActions actions;
+    state_.furthest_step = std::max(state_.furthest_step, step);
+    if (!open_ || open_->barrier.request() != request) return actions;
+    apply(open_->barrier.passed(rank, step, state_.furthest_step), now, actions);
+    return actions;
+}
+
+CoordinatorActions Coordinator::skipped(std::uint64_t request, Rank rank, const std::string& why,
+                                        MonotonicTime now) {
+    CoordinatorActions actions;
+    if (!open_ || open_->barrier.request() != request) return actions;
+    apply(open_->barrier.skipped(rank, why), now, actions);
+    return actions;
+}
+
+CoordinatorActions Coordinator::lost(Rank rank, const std::string& why, MonotonicTime now) {
+    CoordinatorActions actions;
+    has_begun_ = false;
+    cadence_ = {};
+    // A standing request that nobody has answered is no attempt yet.
+    if (open_ && !is_urgent() && !open_->barrier.has_sealed()) close(actions);
+    if (open_) apply(open_->barrier.skipped(rank, why), now, actions);
+    return actions;
+}
+
+void Coordinator::apply(const BarrierVerdict& verdict, MonotonicTime now,
+                        CoordinatorActions& actions) {
+    if (const auto* moved = std::get_if<Moved>(&verdict)) {
+        release(moved->released, actions);
+        open_->barrier.move_to_request(++last_request_);
+        open_->target = {.at_step = moved->to};
+        publish(actions);
+    } else if (const auto* failed = std::get_if<Failed>(&verdict)) {
+        release(failed->released, actions);
+        fail(failed->why, now, actions);
+    } else if (const auto* complete = std::get_if<Complete>(&verdict)) {
+        const Moment moment = moment_of(complete->sealed);
+        persisting_ = moment;
+        state_.last_time = now;
+        state_.furthest_step = std::max(state_.furthest_step, moment.step);
+        state_.furthest_epoch = std::max(state_.furthest_epoch, moment.epoch);
+        actions.emplace_back(Persist{.request = open_->barrier.request(),
+                                     .reason = open_->reason,
+                                     .sealed = complete->sealed,
+                                     .metrics = std::move(open_->metrics)});
+        open_.reset();
+        aim(now, actions);
+    }
+}
+
+void Coordinator::fail(const std::string& why, MonotonicTime now, CoordinatorActions& actions) {
+    invariant(open_.has_value(), "an attempt that fails is open");
+    ++attempts_failed_;
+    const Reason reason = open_->reason;
+    actions.emplace_back(AttemptFailed{.request = open_->barrier.request(), .why = why});
+    close(actions);
+    if (reason != Reason::kCadence) {
+        actions.emplace_back(UrgentSettled{.reason = reason, .text = why});
+    }
+    // By time it would be due at once again: a failed attempt counts as one.
+    state_.last_time = now;
+    aim(now, actions);
+}
+
+CoordinatorActions Coordinator::persisted(const Persist& done, bool is_durable,
+                                          const std::string& text, MonotonicTime now) {
+    CoordinatorActions actions;
+    release(done.sealed, actions);
+    const Moment moment = moment_of(done.sealed);
+    if (persisting_ == moment) persisting_.reset();
+    if (is_durable) {
+        durable_ = std::max(durable_.value_or(moment), moment);
+    } else {
+        ++attempts_failed_;
+        actions.emplace_back(AttemptFailed{.request = done.request, .why = text});
+    }
+    if (done.reason != Reason::kCadence) {
+        actions.emplace_back(
+            UrgentSettled{.reason = done.reason, .is_durable = is_durable, .text = text});
+    }
+    if (final_ && done.reason != Reason::kFinal) open_final(actions);
+    if (has_begun_ && !open_) aim(now, actions);
+    return actions;
+}
+
+// ---- the end of training ----
+
+CoordinatorActions Coordinator::finishing(Rank rank, const Moment& moment, MonotonicTime now) {
+    CoordinatorActions actions;
+    finishing_[rank] = moment;
+    if (finishing_.size() < world_size_) return actions;
+    for (const auto& [other, other_moment] : finishing_) {
+        if (other_moment == moment) continue;
+        const std::string why = fmt::format(
+            "rank {} finished at step {} of epoch {}, rank {} at step {} of epoch {}", rank,
+            moment.step, moment.epoch, other, other_moment.step, other_moment.epoch);
+        if (!open_) open(Reason::kFinal, {.at_step = moment.step}, actions);
+        fail(why, now, actions);
+        return actions;
+    }
+    final_ = moment;
+    if (persisting_ != moment) open_final(actions);
+    return actions;
+}
+
+void Coordinator::open_final(CoordinatorActions& actions) {
+    if (durable_ == final_) {
+        actions.emplace_back(
+            UrgentSettled{.reason = Reason::kFinal,
+                          .is_durable = true,
+                          .text = fmt::format("step {} is durable", final_->step)});
+        return;
+    }
+    close(actions);
+    open(Reason::kFinal, {.at_step = final_->step}, actions);
+    actions.emplace_back(WakeFinishing{.request = open_->barrier.request()});
+}
+
+void Coordinator::release(const std::vector<Sealed>& sealed, CoordinatorActions& actions) {
+    for (const Sealed& snapshot : sealed) {
+        actions.emplace_back(ReleaseSlot{.rank = snapshot.rank, .slot = snapshot.slot});
+    }
+}
+
+}  // namespace pawl::checkpoint
