@@ -1,0 +1,43 @@
+// The HTTP API on a Unix socket (docs/formats.md, "Control"). Its own threads; it knows no job.
+#pragma once
+
+#include "base/result.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace pawl::control {
+
+// Called on the server's threads; both must be thread-safe and quick.
+struct Handlers {
+    std::function<std::string()> status_json;
+    // `verb` is "checkpoint" or "stop"; returns once the request has been taken.
+    std::function<Result<void>(const std::string& job, const std::string& verb)> command;
+};
+
+class Server {
+public:
+    // Replaces a stale socket; 0660.
+    [[nodiscard]] static Result<std::unique_ptr<Server>> start(const std::string& socket_path,
+                                                               Handlers handlers);
+    ~Server();
+    Server(const Server&) = delete;
+    Server& operator=(const Server&) = delete;
+
+private:
+    struct Implementation;
+    explicit Server(std::unique_ptr<Implementation> implementation);
+    std::unique_ptr<Implementation> implementation_;
+};
+
+struct Response {
+    int http_status = 0;
+    std::string body;
+};
+enum class Method { kGet, kPost };
+// For the tool. kNotFound if nobody listens.
+[[nodiscard]] Result<Response> call(const std::string& socket_path, Method method,
+                                    const std::string& target);
+
+}  // namespace pawl::control
