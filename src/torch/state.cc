@@ -1,0 +1,252 @@
+// See state.h.
+#include "torch/state.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <set>
+
+namespace pawl::torch_state {
+namespace {
+
+struct DTypePair {
+    tf::DType ours;
+    at::ScalarType theirs;
+};
+
+constexpr std::array<DTypePair, 12> kDTypes = {{
+    {tf::DType::kFloat32, at::kFloat},
+    {tf::DType::kFloat64, at::kDouble},
+    {tf::DType::kFloat16, at::kHalf},
+    {tf::DType::kBFloat16, at::kBFloat16},
+    {tf::DType::kInt64, at::kLong},
+    {tf::DType::kInt32, at::kInt},
+    {tf::DType::kInt16, at::kShort},
+    {tf::DType::kInt8, at::kChar},
+    {tf::DType::kUInt8, at::kByte},
+    {tf::DType::kBool, at::kBool},
+    {tf::DType::kComplex64, at::kComplexFloat},
+    {tf::DType::kComplex128, at::kComplexDouble},
+}};
+
+tf::DType dtype_of(const at::Tensor& tensor) {
+    for (const DTypePair& pair : kDTypes) {
+        if (pair.theirs == tensor.scalar_type()) return pair.ours;
+    }
+    TORCH_CHECK(false, "pawl can't save tensors of type ", tensor.scalar_type());
+}
+
+at::ScalarType scalar_type_of(tf::DType dtype) {
+    for (const DTypePair& pair : kDTypes) {
+        if (pair.ours == dtype) return pair.theirs;
+    }
+    TORCH_CHECK(false, "unknown dtype");
+}
+
+// As Python's state_dict orders them: a module's own parameters, its own buffers, then its
+// children.
+void collect(const torch::nn::Module& module, const std::string& prefix,
+             std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+    for (const auto& parameter : module.named_parameters(/*recurse=*/false)) {
+        tensors.emplace_back(prefix + parameter.key(), parameter.value());
+    }
+    for (const auto& buffer : module.named_buffers(/*recurse=*/false)) {
+        tensors.emplace_back(prefix + buffer.key(), buffer.value());
+    }
+    for (const auto& child : module.named_children()) {
+        collect(*child.value(), prefix + child.key() + ".", tensors);
+    }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> named_tensors(const torch::nn::Module& module) {
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    collect(module, "", tensors);
+    return tensors;
+}
+
+}  // namespace
+
+// ---- writing ----
+
+tf::Value StateWriter::tensor(const at::Tensor& tensor) {
+    const at::Tensor plain = tensor.detach();
+    const at::Storage& storage = plain.storage();
+    const auto [found, is_new] = indices_.emplace(storage.unsafeGetStorageImpl(), holders_.size());
+    if (is_new) {
+        const tf::DType dtype = dtype_of(plain);
+        storages_.push_back({.key = fmt::format("{}", holders_.size()),
+                             .dtype = dtype,
+                             .elements = storage.nbytes() / tf::item_bytes_of(dtype),
+                             .location = plain.device().str()});
+        holders_.push_back(plain);
+    }
+    return tf::Tensor{.storage = found->second,
+                      .offset = plain.storage_offset(),
+                      .shape = plain.sizes().vec(),
+                      .stride = plain.strides().vec(),
+                      .requires_grad = tensor.requires_grad() && tensor.is_leaf()};
+}
+
+tf::Value StateWriter::module(const torch::nn::Module& module) {
+    tf::Dict dict{.is_ordered_dict = true};
+    for (const auto& [name, value] : named_tensors(module)) {
+        // Python's state_dict holds detached tensors.
+        if (value.defined()) dict.items.emplace_back(name, tensor(value.detach()));
+    }
+    return dict;
+}
+
+tf::Value StateWriter::number(double number) {
+    if constexpr (TORCH_VERSION_MAJOR >= 2) return number;
+    constexpr double kExactMax = 9007199254740992.0;  // 2^53
+    if (std::trunc(number) == number && std::abs(number) < kExactMax)
+        return static_cast<std::int64_t>(number);
+    return tensor(torch::tensor(number, at::kDouble));
+}
+
+tf::Document StateWriter::finish(tf::Value root) {
+    return {.root = std::move(root), .storages = storages_};
+}
+
+void StateWriter::copy_storage(std::size_t index, std::span<std::byte> target) const {
+    if (target.empty()) return;
+    const at::Tensor& holder = holders_.at(index);
+    const at::Storage& storage = holder.storage();
+    TORCH_CHECK(target.size() <= storage.nbytes(), "a storage has shrunk while it was saved");
+    if (holder.device().is_cpu()) {
+        std::memcpy(target.data(), storage.data(), target.size());
+        return;
+    }
+    const auto bytes = static_cast<std::int64_t>(target.size());
+    const auto options = at::TensorOptions().dtype(at::kByte);
+    const at::Tensor source =
+        at::from_blob(const_cast<void*>(static_cast<const void*>(storage.data())), {bytes},
+                      options.device(holder.device()));
+    at::from_blob(target.data(), {bytes}, options).copy_(source);
+}
+
+// ---- reading ----
+
+at::Tensor StateReader::tensor(const tf::Tensor& tensor) const {
+    const tf::Storage& storage = archive_.document.storages.at(tensor.storage);
+    const tf::Extent& extent = archive_.storages.at(tensor.storage);
+    const std::byte* const begin =
+        image_.data() + extent.offset +
+        static_cast<std::size_t>(tensor.offset) * tf::item_bytes_of(storage.dtype);
+    // The image is mapped read-only; the view is only ever copied from.
+    void* const address = const_cast<std::byte*>(begin);
+    return at::from_blob(address, tensor.shape, tensor.stride,
+                         at::TensorOptions().dtype(scalar_type_of(storage.dtype)));
+}
+
+void Restoration::copy(const at::Tensor& target, const at::Tensor& source) {
+    later([target, source] {
+        const at::NoGradGuard no_grad;
+        at::Tensor(target).detach().copy_(source);
+    });
+}
+
+void Restoration::apply() {
+    for (const auto& change : changes_)
+        change();
+}
+
+void restore_module(torch::nn::Module& module, const tf::Value& state, const StateReader& reader,
+                    Restoration& restoration) {
+    const auto* dict = state.get_if<tf::Dict>();
+    if (dict == nullptr) {
+        return restoration.mismatch(
+            fmt::format("model_state_dict: a {}, a dict was expected", state.type_name()));
+    }
+    std::set<std::string> expected;
+    for (const auto& [name, target] : named_tensors(module)) {
+        if (!target.defined()) continue;
+        expected.insert(name);
+        const tf::Value* value = dict->find(name);
+        const auto* saved = value == nullptr ? nullptr : value->get_if<tf::Tensor>();
+        if (saved == nullptr) {
+            restoration.mismatch(fmt::format(
+                "model_state_dict: key '{}' is missing; the model has {}", name, shape_of(target)));
+            continue;
+        }
+        const at::Tensor source = reader.tensor(*saved);
+        if (source.sizes() != target.sizes() || source.scalar_type() != target.scalar_type()) {
+            restoration.mismatch(
+                fmt::format("model_state_dict: '{}' is {} in the checkpoint, {} in the model", name,
+                            shape_of(source), shape_of(target)));
+            continue;
+        }
+        restoration.copy(target, source);
+    }
+    for (const auto& [key, value] : dict->items) {
+        const auto* name = key.get_if<std::string>();
+        if (name == nullptr || !expected.contains(*name)) {
+            restoration.mismatch(
+                fmt::format("model_state_dict: key '{}' is not in the model",
+                            name == nullptr ? std::string(key.type_name()) : *name));
+        }
+    }
+}
+
+// ---- schedulers ----
+
+namespace {
+// LRScheduler keeps its step count protected and offers no state: this names it from a derived
+// class.
+struct SchedulerAccess : torch::optim::LRScheduler {
+    static unsigned& step_count(torch::optim::LRScheduler& scheduler) {
+        return scheduler.*(&SchedulerAccess::step_count_);
+    }
+};
+}  // namespace
+
+tf::Value scheduler_state(torch::optim::LRScheduler& scheduler) {
+    const std::int64_t steps = SchedulerAccess::step_count(scheduler);
+    tf::Dict dict;
+    dict.set("last_epoch", steps);
+    // Python counts the step that its constructor takes.
+    dict.set("_step_count", steps + 1);
+    return dict;
+}
+
+void restore_scheduler(torch::optim::LRScheduler& scheduler, const tf::Value& state,
+                       Restoration& restoration) {
+    const auto* dict = state.get_if<tf::Dict>();
+    const auto steps = dict == nullptr ? std::nullopt : integer_of(dict->find("last_epoch"));
+    if (!steps || *steps < 0) {
+        return restoration.mismatch("scheduler_state_dict: no 'last_epoch' in the checkpoint");
+    }
+    restoration.later([&scheduler, steps] {
+        SchedulerAccess::step_count(scheduler) = static_cast<unsigned>(*steps);
+    });
+}
+
+// ---- small things ----
+
+std::string shape_of(const at::Tensor& tensor) {
+    return fmt::format("{} [{}]", c10::toString(tensor.scalar_type()),
+                       fmt::join(tensor.sizes().vec(), ", "));
+}
+
+std::optional<double> number_of(const tf::Value* value, const StateReader& reader) {
+    if (value == nullptr) return std::nullopt;
+    if (const auto* saved = value->get_if<tf::Tensor>()) {
+        const at::Tensor tensor = reader.tensor(*saved);
+        return tensor.numel() == 1 ? std::optional{tensor.item<double>()} : std::nullopt;
+    }
+    if (const auto* real = value->get_if<double>()) return *real;
+    if (const auto* integer = value->get_if<std::int64_t>()) return static_cast<double>(*integer);
+    return std::nullopt;
+}
+
+std::optional<std::int64_t> integer_of(const tf::Value* value) {
+    if (value == nullptr) return std::nullopt;
+    if (const auto* integer = value->get_if<std::int64_t>()) return *integer;
+    return std::nullopt;
+}
+
+}  // namespace pawl::torch_state
