@@ -1,0 +1,264 @@
+// See daemon.h.
+#include "daemon/daemon.h"
+
+#include "base/file_lock.h"
+#include "base/file_system.h"
+#include "base/loop.h"
+#include "base/worker.h"
+#include "control/server.h"
+#include "control/status.h"
+#include "daemon/job.h"
+#include "daemon/service_manager.h"
+#include "journal/journal.h"
+#include "supervisor/process.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#ifndef PAWL_VERSION
+#define PAWL_VERSION "unknown"
+#endif
+
+extern char** environ;  // NOLINT: POSIX's
+
+namespace pawl::daemon {
+namespace {
+
+std::vector<std::string> own_environment() {
+    std::vector<std::string> variables;
+    for (char** variable = environ; *variable != nullptr; ++variable)
+        variables.emplace_back(*variable);
+    return variables;
+}
+
+class Daemon {
+public:
+    Daemon(const DaemonOptions& options, Reporter& reporter)
+        : options_(options),
+          reporter_(reporter),
+          fs_(make_posix_file_system()),
+          processes_(supervisor::make_process_runner()),
+          started_(clock_.wall_now()),
+          status_timer_(loop_, [this] { publish_status(); }),
+          service_manager_(loop_, [this] { return describe(); }) {}
+
+    Result<int> run();
+
+private:
+    [[nodiscard]] Result<void> open();
+    [[nodiscard]] Result<void> open_journal();
+    void catch_signals();
+    void stop(const std::string& by);
+    void job_concluded();
+    void publish_status();
+    [[nodiscard]] std::string describe() const;
+    [[nodiscard]] Result<void> command(const std::string& job, const std::string& verb);
+    [[nodiscard]] Result<void> command_on_loop(const std::string& job, const std::string& verb);
+    [[nodiscard]] int exit_code() const;
+
+    DaemonOptions options_;
+    Reporter& reporter_;
+    SystemClock clock_;
+    std::unique_ptr<FileSystem> fs_;
+    std::unique_ptr<supervisor::ProcessRunner> processes_;
+    WallTime started_;
+    std::optional<FileLock> lock_;
+    std::unique_ptr<journal::Journal> journal_;
+
+    Loop loop_;
+    Timer status_timer_;
+    ServiceManager service_manager_;
+    std::vector<std::unique_ptr<SignalWatcher>> signals_;
+    bool is_stopping_ = false;
+
+    std::mutex status_mutex_;  // guards status_json_, which control threads read
+    std::string status_json_;
+
+    // Destroyed in this order: control first (its threads post to the loop), then the journal
+    // worker (its tasks use the jobs), then the jobs.
+    std::vector<std::unique_ptr<JobRunner>> jobs_;
+    std::unique_ptr<Worker> journal_worker_;
+    std::unique_ptr<control::Server> control_;
+};
+
+Result<void> Daemon::open_journal() {
+    journal::OpenReport opened;
+    auto journal = journal::Journal::open(join_path(options_.config.state_directory, "journal"),
+                                          clock_, opened);
+    if (!journal) return journal.error();
+    journal_ = std::move(*journal);
+    if (!opened.moved_aside_to.empty()) {
+        reporter_.event(
+            "", ReportLevel::kWarning,
+            fmt::format(
+                "the journal was damaged ({}); it was moved to '{}' and a new one is rebuilt from "
+                "the checkpoints' manifests",
+                opened.damage, opened.moved_aside_to));
+    }
+    return {};
+}
+
+Result<void> Daemon::open() {
+    const std::string& state = options_.config.state_directory;
+    RETURN_IF_ERROR(create_directories(*fs_, state));
+    auto lock = FileLock::take(join_path(state, "lock"));
+    if (!lock) return Error(lock.error()).while_doing("use state directory '{}'", state);
+    lock_ = std::move(*lock);
+    RETURN_IF_ERROR(open_journal());
+    RETURN_IF_ERROR(supervisor::become_subreaper());
+
+    journal_worker_ = std::make_unique<Worker>("journal");
+    for (const config::JobConfig& job : options_.config.jobs) {
+        jobs_.push_back(std::make_unique<JobRunner>(
+            job, JobServices{.loop = loop_,
+                             .clock = clock_,
+                             .fs = *fs_,
+                             .processes = *processes_,
+                             .journal = *journal_,
+                             .journal_worker = *journal_worker_,
+                             .reporter = reporter_,
+                             .state_directory = state,
+                             .environment = own_environment(),
+                             .concluded = [this] { job_concluded(); }}));
+        if (const auto opened = jobs_.back()->open(); !opened) {
+            return Error(opened.error()).while_doing("open job '{}'", job.name);
+        }
+    }
+    publish_status();
+    auto control = control::Server::start(
+        options_.config.control.socket,
+        {.status_json =
+             [this] {
+                 const std::lock_guard guard(status_mutex_);
+                 return status_json_;
+             },
+         .command = [this](const std::string& job,
+                           const std::string& verb) { return command(job, verb); }});
+    if (!control) return control.error();
+    control_ = std::move(*control);
+    return {};
+}
+
+Result<int> Daemon::run() {
+    // A write to a rank that hung up is an error code, not the end of the daemon.
+    ::signal(SIGPIPE, SIG_IGN);
+    if (const auto opened = open(); !opened) return Error(opened.error()).while_doing("start");
+    catch_signals();
+    for (const auto& job : jobs_)
+        job->start();
+    constexpr nanoseconds kStatusPeriod = milliseconds{500};
+    status_timer_.start_repeating(kStatusPeriod);
+    service_manager_.ready();
+    loop_.run();
+    service_manager_.stopping();
+    return exit_code();
+}
+
+void Daemon::catch_signals() {
+    for (const auto& [number, name] :
+         {std::pair{SIGTERM, "SIGTERM"}, std::pair{SIGINT, "SIGINT"}}) {
+        signals_.push_back(std::make_unique<SignalWatcher>(
+            loop_, number, [this, by = std::string(name)] { stop(by); }));
+    }
+    signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGCHLD, [this] {
+        // Ranks are watched by pidfd; this is for orphans that came to us.
+        std::vector<pid_t> known;
+        for (const auto& job : jobs_) {
+            for (const control::RankStatus& rank : job->status().ranks)
+                known.push_back(static_cast<pid_t>(rank.pid));
+        }
+        processes_->reap_orphans(known);
+    }));
+}
+
+void Daemon::stop(const std::string& by) {
+    is_stopping_ = true;
+    service_manager_.stopping();
+    for (const auto& job : jobs_) {
+        if (!job->is_concluded()) job->request_stop(by);
+    }
+    job_concluded();
+}
+
+void Daemon::job_concluded() {
+    publish_status();
+    const bool all_ended =
+        std::ranges::all_of(jobs_, [](const auto& job) { return job->is_concluded(); });
+    const bool ends = is_stopping_ || options_.lifetime == Lifetime::kUntilJobsEnd;
+    if (all_ended && ends) loop_.stop();
+}
+
+int Daemon::exit_code() const {
+    if (options_.lifetime == Lifetime::kService) return 0;
+    for (const auto& job : jobs_) {
+        const auto outcome = job->outcome();
+        if (outcome && outcome->exit_code != 0) return outcome->exit_code;
+    }
+    return 0;
+}
+
+// ---- status and commands ----
+
+void Daemon::publish_status() {
+    control::DaemonStatus status{.version = PAWL_VERSION,
+                                 .pid = ::getpid(),
+                                 .started = started_,
+                                 .now = clock_.wall_now(),
+                                 .state_directory = options_.config.state_directory};
+    for (const auto& job : jobs_)
+        status.jobs.push_back(job->status());
+    std::string json = control::to_json(status);
+    const std::lock_guard guard(status_mutex_);
+    status_json_ = std::move(json);
+}
+
+std::string Daemon::describe() const {
+    std::string text;
+    for (const auto& job : jobs_) {
+        const control::JobStatus status = job->status();
+        text += fmt::format("{}{}: {} at step {}", text.empty() ? "" : "; ", status.name,
+                            status.state, status.step);
+        if (status.checkpoint) text += fmt::format(", durable to step {}", status.checkpoint->step);
+    }
+    return text;
+}
+
+// On a control thread: handed to the loop, and the answer waited for.
+Result<void> Daemon::command(const std::string& job, const std::string& verb) {
+    auto promise = std::make_shared<std::promise<Result<void>>>();
+    auto answer = promise->get_future();
+    loop_.post([this, job, verb, promise] { promise->set_value(command_on_loop(job, verb)); });
+    constexpr auto kLimit = seconds{5};
+    if (answer.wait_for(kLimit) != std::future_status::ready) {
+        return make_error(ErrorKind::kTimeout, "the daemon did not answer within {} s",
+                          kLimit.count());
+    }
+    return answer.get();
+}
+
+Result<void> Daemon::command_on_loop(const std::string& job, const std::string& verb) {
+    const auto found =
+        std::ranges::find_if(jobs_, [&](const auto& one) { return one->name() == job; });
+    if (found == jobs_.end()) return make_error(ErrorKind::kNotFound, "there is no job '{}'", job);
+    if ((*found)->is_concluded()) {
+        return make_error(ErrorKind::kBusy, "job '{}' has ended: {}", job,
+                          (*found)->outcome()->text);
+    }
+    if (verb == "checkpoint") return (*found)->request_checkpoint();
+    (*found)->request_stop("pawl stop");
+    return {};
+}
+
+}  // namespace
+
+Result<int> run_daemon(const DaemonOptions& options, Reporter& reporter) {
+    return Daemon(options, reporter).run();
+}
+
+}  // namespace pawl::daemon

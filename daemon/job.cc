@@ -1,0 +1,247 @@
+// JobRunner: opening, the policy's actions, status. Ranks and snapshots: job_launch.cc,
+// job_snapshot.cc.
+#include "daemon/job.h"
+
+#include "base/invariant.h"
+
+#include <stdlib.h>
+
+#include <cmath>
+
+namespace pawl::daemon {
+namespace {
+
+supervisor::JobPolicy policy_of(const config::JobConfig& config) {
+    return {.world_size = config.ranks,
+            .restarts_max = config.restart.max,
+            .restart_window = config.restart.window,
+            .delay_initial = config.restart.delay_initial,
+            .delay_max = config.restart.delay_max,
+            .same_step_failures_max = config.restart.same_step_max,
+            .grace = config.stop.grace,
+            .exit_grace = config.stop.exit_grace};
+}
+
+std::string real_path(const std::string& path) {
+    const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr),
+                                                          ::free);
+    return resolved ? resolved.get() : path;
+}
+
+journal::Severity severity_of(ReportLevel level) {
+    switch (level) {
+        case ReportLevel::kInfo:
+            return journal::Severity::kInfo;
+        case ReportLevel::kWarning:
+            return journal::Severity::kWarning;
+        case ReportLevel::kError:
+            return journal::Severity::kError;
+    }
+    return journal::Severity::kError;
+}
+
+std::string_view phase_name(staging::Phase phase) {
+    switch (phase) {
+        case staging::Phase::kStarting:
+            return "starting";
+        case staging::Phase::kTraining:
+            return "training";
+        case staging::Phase::kEvaluation:
+            return "evaluation";
+        case staging::Phase::kSaving:
+            return "saving";
+        case staging::Phase::kFinished:
+            return "finished";
+    }
+    return "unknown";
+}
+
+}  // namespace
+
+JobRunner::JobRunner(config::JobConfig config, JobServices services)
+    : config_(std::move(config)),
+      services_(std::move(services)),
+      policy_(policy_of(config_)),
+      ledger_(services_.journal, services_.clock, config_.name),
+      store_(services_.fs, services_.clock, ledger_, config_.checkpoint.directory, config_.name),
+      wake_timer_(services_.loop, [this] { wake(); }),
+      tick_timer_(services_.loop, [this] { tick(); }),
+      shown_loss_(std::nan("")),
+      checkpoint_worker_("checkpoint") {
+}
+
+JobRunner::~JobRunner() = default;
+
+Result<void> JobRunner::open() {
+    RETURN_IF_ERROR(store_.open());
+    auto lock = FileLock::take(join_path(store_.directory(), ".lock"));
+    if (!lock) {
+        return Error(lock.error())
+            .while_doing("use checkpoint directory '{}' for job '{}'", store_.directory(),
+                         config_.name);
+    }
+    directory_lock_ = std::move(*lock);
+    RETURN_IF_ERROR(create_directories(services_.fs, config_.output_directory));
+    const std::string sockets = join_path(services_.state_directory, "jobs");
+    RETURN_IF_ERROR(create_directories(services_.fs, sockets));
+    job_key_ = fmt::format("{}:{}", real_path(services_.state_directory), config_.name);
+    socket_path_ = join_path(real_path(sockets), config_.name + ".sock");
+    auto server = staging::RankServer::listen(
+        services_.loop, socket_path_,
+        {.received = [this](staging::SessionId session,
+                            const staging::RankMessage& message) { received(session, message); },
+         .lost = [this](staging::SessionId session,
+                        const std::string& why) { lost(session, why); }});
+    if (!server)
+        return Error(server.error()).while_doing("listen for the ranks of job '{}'", config_.name);
+    server_ = std::move(*server);
+
+    const auto known = services_.journal.checkpoints(config_.name);
+    if (!known) return known.error();
+    for (const auto& record : *known)
+        store_.set_sequence_floor(record.sequence);
+    const auto incarnations = services_.journal.incarnations(config_.name);
+    if (!incarnations) return incarnations.error();
+    if (!incarnations->empty()) job_.incarnation = incarnations->back().incarnation;
+    const auto listed = store_.list();
+    if (!listed) return listed.error();
+    const auto added = reconcile(services_.journal, services_.fs, config_.name, *listed);
+    if (!added) return added.error();
+    if (*added > 0) {
+        report(ReportLevel::kInfo, "journal_rebuilt",
+               fmt::format("{} checkpoints of '{}' were not in the journal and are now", *added,
+                           store_.directory()));
+    }
+    return {};
+}
+
+// ---- the policy ----
+
+void JobRunner::happened(const supervisor::Event& event) {
+    auto [job, actions] = supervisor::next(job_, event, policy_, services_.clock.monotonic_now());
+    job_ = std::move(job);
+    for (const supervisor::Action& action : actions)
+        act(action);
+}
+
+void JobRunner::act(const supervisor::Action& action) {
+    if (const auto* start = std::get_if<supervisor::StartRanks>(&action)) {
+        launch(start->incarnation);
+    } else if (std::holds_alternative<supervisor::RequestDrainSnapshot>(action)) {
+        if (launch_ && launch_->coordinator) {
+            carry_out(launch_->coordinator->request_now(checkpoint::Reason::kSigterm, position(),
+                                                        services_.clock.monotonic_now()));
+        }
+    } else if (std::holds_alternative<supervisor::AskRanksToStop>(action)) {
+        if (launch_ && launch_->coordinator) carry_out(launch_->coordinator->ask_to_stop());
+    } else if (const auto* signal = std::get_if<supervisor::SignalRanks>(&action)) {
+        if (!launch_) return;
+        for (const RankHolder& rank : launch_->ranks) {
+            if (rank.is_running()) services_.processes.send_signal(*rank.process, signal->signal);
+        }
+    } else if (const auto* kill = std::get_if<supervisor::KillRanks>(&action)) {
+        kill_everything(kill->incarnation);
+    } else if (const auto* wake_at = std::get_if<supervisor::WakeAt>(&action)) {
+        wake_timer_.start(wake_at->time - services_.clock.monotonic_now());
+    } else if (const auto* to_report = std::get_if<supervisor::Report>(&action)) {
+        report(to_report->level, to_report->kind, to_report->text);
+    } else if (std::holds_alternative<supervisor::Conclude>(action)) {
+        conclude();
+    }
+}
+
+void JobRunner::wake() {
+    happened(supervisor::WakeUp{});
+}
+
+void JobRunner::conclude() {
+    wake_timer_.stop();
+    tick_timer_.stop();
+    services_.concluded();
+}
+
+void JobRunner::report(ReportLevel level, const std::string& kind, const std::string& text) {
+    last_event_ = text;
+    services_.reporter.event(config_.name, level, text);
+    services_.journal_worker.post([this, kind, text, level, now = services_.clock.wall_now()] {
+        journal::EventRecord record{
+            .time = now, .severity = severity_of(level), .kind = kind, .text = text};
+        const auto written = services_.journal.append_event(config_.name, record);
+        if (written) return;
+        services_.loop.post([this, why = written.error().text()] {
+            services_.reporter.event(config_.name, ReportLevel::kWarning, why);
+        });
+    });
+}
+
+void JobRunner::start() {
+    stop_leftovers();
+}
+
+void JobRunner::request_stop(const std::string& by) {
+    const bool has_clients =
+        launch_ && launch_->all_attached && launch_->coordinator && !launch_->is_killing;
+    happened(supervisor::StopRequested{.has_clients = has_clients, .by = by});
+}
+
+Result<void> JobRunner::request_checkpoint() {
+    if (!launch_ || !launch_->coordinator || !launch_->all_attached || launch_->is_killing) {
+        return make_error(
+            ErrorKind::kBusy, "job '{}' can't be asked for a checkpoint now: it is {}{}",
+            config_.name, supervisor::name_of(job_.state),
+            launch_ && !launch_->all_attached ? " and not all its ranks are attached" : "");
+    }
+    carry_out(launch_->coordinator->request_now(checkpoint::Reason::kRequest, position(),
+                                                services_.clock.monotonic_now()));
+    return {};
+}
+
+// ---- status ----
+
+std::optional<supervisor::Stopped> JobRunner::outcome() const {
+    const auto* stopped = std::get_if<supervisor::Stopped>(&job_.state);
+    return stopped == nullptr ? std::nullopt : std::optional{*stopped};
+}
+
+std::size_t JobRunner::processes_running() const {
+    std::size_t running = 0;
+    if (launch_) {
+        for (const RankHolder& rank : launch_->ranks)
+            running += rank.is_running() ? 1 : 0;
+    }
+    return running;
+}
+
+control::JobStatus JobRunner::status() const {
+    control::JobStatus status{.name = config_.name,
+                              .state = std::string(supervisor::name_of(job_.state)),
+                              .incarnation = job_.incarnation,
+                              .restarts = launches_ > 0 ? launches_ - 1 : 0,
+                              .world_size = config_.ranks,
+                              .step = shown_step_,
+                              .epoch = shown_epoch_,
+                              .loss = shown_loss_,
+                              .steps_per_second = processes_running() > 0 ? steps_per_second_ : 0,
+                              .checkpoint = newest_checkpoint_,
+                              .checkpoints_committed = checkpoints_committed_,
+                              .attempts_failed = attempts_failed_,
+                              .checkpoint_directory = store_.directory(),
+                              .last_event = last_event_};
+    if (const auto stopped = outcome()) status.detail = stopped->text;
+    if (!launch_) return status;
+    if (launch_->verdict && launch_->verdict->chosen)
+        status.resumed_from = launch_->verdict->chosen->sequence;
+    for (const RankHolder& rank : launch_->ranks) {
+        status.arena_bytes += rank.arena_bytes();
+        status.ranks.push_back({.rank = rank.rank,
+                                .pid = rank.is_running() ? rank.process->pid : 0,
+                                .is_attached = rank.session.has_value(),
+                                .phase = std::string(phase_name(rank.last.phase)),
+                                .step = rank.last.step,
+                                .snapshots_skipped = rank.last.snapshots_skipped,
+                                .output = rank.output_path});
+    }
+    return status;
+}
+
+}  // namespace pawl::daemon

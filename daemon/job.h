@@ -1,0 +1,166 @@
+// JobRunner: one job, wired. Its policy and its coordinator decide; this carries out and reports
+// back.
+//
+// On the loop's thread. Long work goes to two workers: `checkpoint_worker` (commit, verification,
+// arenas being allocated) and `journal_worker`. What they answer comes back through the loop,
+// tagged with its incarnation. A restart's verification queues behind a commit that is under way:
+// it sees its result.
+#pragma once
+
+#include "base/clock.h"
+#include "base/file_lock.h"
+#include "base/file_system.h"
+#include "base/loop.h"
+#include "base/worker.h"
+#include "checkpoint/coordinator.h"
+#include "checkpoint/store.h"
+#include "config/config.h"
+#include "control/status.h"
+#include "daemon/ledger.h"
+#include "daemon/rank.h"
+#include "daemon/reporter.h"
+#include "journal/journal.h"
+#include "staging/server.h"
+#include "supervisor/job_policy.h"
+#include "supervisor/process.h"
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pawl::daemon {
+
+// What the daemon hands to each job; all outlive it.
+struct JobServices {
+    Loop& loop;
+    const Clock& clock;
+    FileSystem& fs;
+    supervisor::ProcessRunner& processes;
+    journal::Journal& journal;
+    Worker& journal_worker;
+    Reporter& reporter;
+    std::string state_directory;
+    std::vector<std::string> environment;  // the daemon's own, NAME=VALUE
+    std::function<void()> concluded;       // a job has stopped
+};
+
+class JobRunner {
+public:
+    JobRunner(config::JobConfig config, JobServices services);
+    ~JobRunner();
+    JobRunner(const JobRunner&) = delete;
+    JobRunner& operator=(const JobRunner&) = delete;
+
+    // Before the loop runs: directories, lock, socket, history. Blocks.
+    Result<void> open();
+    // Removes ranks that a dead daemon left, then starts.
+    void start();
+    void request_stop(const std::string& by);
+    Result<void> request_checkpoint();
+
+    [[nodiscard]] const std::string& name() const { return config_.name; }
+    [[nodiscard]] bool is_concluded() const {
+        return std::holds_alternative<supervisor::Stopped>(job_.state);
+    }
+    [[nodiscard]] bool is_draining() const {
+        return std::holds_alternative<supervisor::Draining>(job_.state);
+    }
+    [[nodiscard]] std::optional<supervisor::Stopped> outcome() const;
+    [[nodiscard]] control::JobStatus status() const;
+    [[nodiscard]] std::size_t processes_running() const;
+
+private:
+    // The ranks of one launch. Null when none is launched.
+    struct Launch {
+        Incarnation number;
+        std::vector<RankHolder> ranks;
+        std::optional<checkpoint::Choice> verdict;
+        std::unique_ptr<checkpoint::Coordinator> coordinator;  // once there is a verdict
+        bool all_attached = false;
+        bool is_spawned = false;
+        bool is_killing = false;
+        bool is_over = false;  // nothing of it is left
+        WallTime started;
+        std::string cause;
+    };
+
+    // job.cc: policy and its actions
+    void happened(const supervisor::Event& event);
+    void act(const supervisor::Action& action);
+    void report(ReportLevel level, const std::string& kind, const std::string& text);
+    void wake();
+    void conclude();
+
+    // job_launch.cc: ranks as processes
+    void launch(Incarnation number);
+    void spawn_ranks(Incarnation number);
+    Result<void> spawn_rank(RankHolder& rank, const RankEnvironment& environment);
+    void rank_may_have_exited(Incarnation number, Rank rank);
+    void kill_everything(Incarnation number);
+    void check_gone(Incarnation number);
+    void stop_leftovers();
+    void put_incarnation(journal::IncarnationState state);
+    void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
+    [[nodiscard]] std::vector<pid_t> pids() const;
+
+    // job_snapshot.cc: sessions, snapshots, progress
+    void received(staging::SessionId session, const staging::RankMessage& message);
+    void lost(staging::SessionId session, const std::string& why);
+    void greeted(staging::SessionId session, const staging::Hello& hello);
+    void send_verdict(RankHolder& rank);
+    void arena_requested(RankHolder& rank, const staging::ArenaRequest& request);
+    void snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed& message);
+    void epoch_ended(const RankHolder& rank, const staging::EpochEnded& message);
+    void carry_out(const checkpoint::CoordinatorActions& actions);
+    void persist(const checkpoint::Persist& work);
+    void persisted(Incarnation number, const checkpoint::Persist& work,
+                   const Result<checkpoint::Committed>& result);
+    void broadcast(const staging::DaemonMessage& message);
+    void tick();
+    void journal_progress();
+    [[nodiscard]] RankHolder* rank_of(staging::SessionId session);
+    [[nodiscard]] checkpoint::Position position();
+
+    config::JobConfig config_;
+    JobServices services_;
+    supervisor::JobPolicy policy_;
+    supervisor::Job job_;
+    std::string job_key_;
+    std::string socket_path_;
+    std::optional<FileLock> directory_lock_;
+    JournalLedger ledger_;
+    checkpoint::Store store_;
+    std::unique_ptr<staging::RankServer> server_;
+    std::unique_ptr<Launch> launch_;
+    // Processes that outlived their ranks, watched until they are gone.
+    struct Leftover {
+        UniqueFd pidfd;
+        std::unique_ptr<FdWatcher> watcher;
+    };
+    std::vector<Leftover> leftovers_;
+    bool is_reclaiming_ = false;  // of a daemon that died
+    Timer wake_timer_;
+    Timer tick_timer_;
+
+    // For status and journal.
+    std::optional<control::CheckpointStatus> newest_checkpoint_;
+    std::uint64_t checkpoints_committed_ = 0;
+    std::uint64_t attempts_failed_ = 0;
+    std::uint64_t launches_ = 0;
+    std::string last_event_;
+    Step shown_step_;
+    Epoch shown_epoch_;
+    double shown_loss_ = 0;
+    double steps_per_second_ = 0;
+    Step rate_step_;
+    MonotonicTime rate_time_;
+    Step journalled_step_;
+    MonotonicTime journalled_time_;
+
+    // Last, so that it is joined first: its tasks use what is above.
+    Worker checkpoint_worker_;
+};
+
+}  // namespace pawl::daemon

@@ -1,0 +1,364 @@
+// JobRunner: ranks as processes, from the journal's record of a launch to the last grandchild's
+// end.
+//
+// Order of a launch, so that no process is ever unknown: the incarnation is journalled (synced),
+// ranks are spawned with the job's key in their environment, their pids are journalled. A daemon
+// that dies in between is followed by one that finds them by key.
+#include "base/crash_point.h"
+#include "base/invariant.h"
+#include "daemon/job.h"
+
+#include <algorithm>
+#include <random>
+
+namespace pawl::daemon {
+namespace {
+
+constexpr nanoseconds kTickPeriod = milliseconds{100};
+constexpr std::uint64_t kOutputBytesMax = std::uint64_t{64} << 20;
+
+double draw_jitter() {
+    static std::random_device device;
+    return std::uniform_real_distribution<double>(0, 1)(device);
+}
+
+// A file that has grown too large makes room at the next start: nothing writes to it then.
+void rotate(FileSystem& fs, const std::string& path) {
+    const auto status = fs.status(path);
+    if (!status || !status->has_value() || (*status)->bytes < kOutputBytesMax) return;
+    const std::string old = path + ".1";
+    // Without a rotation the file just grows on: no reason not to train.
+    static_cast<void>(fs.remove(old));
+    static_cast<void>(fs.rename(path, old));
+}
+
+}  // namespace
+
+// ---- start ----
+
+void JobRunner::launch(Incarnation number) {
+    ++launches_;
+    launch_ = std::make_unique<Launch>();
+    launch_->number = number;
+    launch_->started = services_.clock.wall_now();
+    for (std::uint64_t i = 0; i < config_.ranks; ++i) {
+        RankHolder& rank = launch_->ranks.emplace_back();
+        rank.rank = Rank{i};
+        rank.output_path = join_path(config_.output_directory, fmt::format("rank-{:05}.log", i));
+    }
+    // Both at once: ranks import and build while checkpoints are verified, and wait in `attach`.
+    checkpoint_worker_.post([this, number] {
+        auto choice = std::make_shared<Result<checkpoint::Choice>>(store_.choose());
+        services_.loop.post(
+            [this, number, choice] { verdict_reached(number, std::move(*choice)); });
+    });
+    services_.journal_worker.post(
+        [this, number,
+         record = journal::IncarnationRecord{.incarnation = number, .started = launch_->started}] {
+            auto written = services_.journal.put_incarnation(config_.name, record);
+            services_.loop.post([this, number, written] {
+                if (!written) report(ReportLevel::kWarning, "journal", written.error().text());
+                spawn_ranks(number);
+            });
+        });
+}
+
+void JobRunner::spawn_ranks(Incarnation number) {
+    if (!launch_ || launch_->number != number || launch_->is_over) return;
+    if (launch_->is_killing) return check_gone(number);
+    crash_point("start: incarnation journalled");
+    launch_->is_spawned = true;
+    const auto port = free_port();
+    const RankEnvironment environment{.job = config_.name,
+                                      .job_key = job_key_,
+                                      .socket_path = socket_path_,
+                                      .incarnation = number,
+                                      .world_size = config_.ranks,
+                                      .master_port = port.value_or(29500),
+                                      .restarts_max = config_.restart.max};
+    for (RankHolder& rank : launch_->ranks) {
+        const auto spawned = spawn_rank(rank, environment);
+        crash_point("start: rank spawned");
+        if (spawned) continue;
+        happened(supervisor::RankExited{.incarnation = number,
+                                        .rank = rank.rank,
+                                        .status = {.cause = supervisor::ExitCause::kCouldNotStart,
+                                                   .detail = spawned.error().text()}});
+        return;
+    }
+    put_incarnation(journal::IncarnationState::kRunning);
+    rate_time_ = services_.clock.monotonic_now();
+    tick_timer_.start_repeating(kTickPeriod);
+    report(ReportLevel::kInfo, "started",
+           fmt::format("incarnation {}: {} of '{}' started", number,
+                       config_.ranks == 1 ? std::string("one rank")
+                                          : fmt::format("{} ranks", config_.ranks),
+                       config_.command.front()));
+}
+
+Result<void> JobRunner::spawn_rank(RankHolder& rank, const RankEnvironment& environment) {
+    rotate(services_.fs, rank.output_path);
+    std::vector<std::string> base = services_.environment;
+    for (const auto& [name, value] : config_.environment) {
+        std::erase_if(
+            base, [&](const std::string& variable) { return variable.starts_with(name + "="); });
+        base.push_back(fmt::format("{}={}", name, value));
+    }
+    auto spawned =
+        services_.processes.spawn({.command = config_.command,
+                                   .environment = environment_of(environment, rank.rank, base),
+                                   .working_directory = config_.working_directory,
+                                   .output_path = rank.output_path});
+    if (!spawned) return spawned.error();
+    rank.process = std::move(*spawned);
+    rank.exit_watcher =
+        std::make_unique<FdWatcher>(services_.loop, rank.process->pidfd.get(),
+                                    [this, number = launch_->number, id = rank.rank](int) {
+                                        rank_may_have_exited(number, id);
+                                    });
+    rank.exit_watcher->watch(UV_READABLE);
+    return {};
+}
+
+void JobRunner::put_incarnation(journal::IncarnationState state) {
+    invariant(launch_ != nullptr, "an incarnation that is recorded is launched");
+    journal::IncarnationRecord record{
+        .incarnation = launch_->number, .state = state, .started = launch_->started};
+    for (const RankHolder& rank : launch_->ranks) {
+        if (!rank.process) continue;
+        record.ranks.push_back({.rank = rank.rank,
+                                .pid = rank.process->pid,
+                                .start_ticks = rank.process->start_ticks});
+    }
+    if (launch_->verdict && launch_->verdict->chosen) {
+        record.resumed_from = launch_->verdict->chosen->sequence;
+        record.resumed_step = launch_->verdict->chosen->step;
+    }
+    if (state == journal::IncarnationState::kEnded) {
+        record.ended = services_.clock.wall_now();
+        record.cause = launch_->cause;
+    }
+    services_.journal_worker.post([this, record] {
+        const auto written = services_.journal.put_incarnation(config_.name, record);
+        if (written) return;
+        services_.loop.post([this, why = written.error().text()] {
+            report(ReportLevel::kWarning, "journal", why);
+        });
+    });
+}
+
+// ---- the verdict ----
+
+void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> choice) {
+    if (!launch_ || launch_->number != number || launch_->is_over) return;
+    if (!choice) {
+        happened(supervisor::ResumeRefused{.incarnation = number,
+                                           .exit_code = supervisor::kExitNoValidCheckpoint,
+                                           .why = choice.error().text()});
+        return;
+    }
+    for (const checkpoint::Rejected& rejected : choice->rejected) {
+        report(ReportLevel::kError, "checkpoint_quarantined",
+               fmt::format("checkpoint {} is damaged and was moved to '{}': {}",
+                           to_string(rejected.name), rejected.moved_to, rejected.why));
+    }
+    for (const std::string& warning : choice->warnings)
+        report(ReportLevel::kWarning, "journal", warning);
+    if (choice->some_existed && !choice->chosen) {
+        if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
+            happened(supervisor::ResumeRefused{
+                .incarnation = number,
+                .exit_code = supervisor::kExitNoValidCheckpoint,
+                .why = fmt::format("no valid checkpoint is left in '{}' though there were some "
+                                   "(they are kept in its "
+                                   "folder '{}'). Not begun again at step 0: repair one, or move "
+                                   "that folder away, or "
+                                   "set on_no_valid_checkpoint: start_fresh",
+                                   store_.directory(), checkpoint::kQuarantineName)});
+            return;
+        }
+        report(ReportLevel::kWarning, "start_fresh",
+               "no valid checkpoint is left though there were some; beginning again at step 0 as "
+               "configured");
+    }
+    if (choice->chosen && choice->chosen->world_size != config_.ranks) {
+        happened(supervisor::ResumeRefused{
+            .incarnation = number,
+            .exit_code = supervisor::kExitNoValidCheckpoint,
+            .why = fmt::format("checkpoint '{}' is of {} ranks, the job has {}: start it with as "
+                               "many, or with another "
+                               "checkpoint directory",
+                               choice->path, choice->chosen->world_size, config_.ranks)});
+        return;
+    }
+    checkpoint::Position begin;
+    if (choice->chosen) {
+        begin = {.furthest_step = choice->chosen->step, .furthest_epoch = choice->chosen->epoch};
+        newest_checkpoint_ =
+            control::CheckpointStatus{.sequence = choice->chosen->sequence,
+                                      .step = choice->chosen->step,
+                                      .epoch = choice->chosen->epoch,
+                                      .reason = std::string(to_string(choice->chosen->reason)),
+                                      .bytes = choice->chosen->total_bytes(),
+                                      .time = choice->chosen->time,
+                                      .path = choice->path,
+                                      .verified = "at start"};
+        report(ReportLevel::kInfo, "resuming",
+               fmt::format("incarnation {} resumes from checkpoint {} (step {}), verified: {}",
+                           number, choice->chosen->sequence, choice->chosen->step,
+                           format_bytes(choice->bytes_verified)));
+    }
+    shown_step_ = begin.furthest_step;
+    shown_epoch_ = begin.furthest_epoch;
+    rate_step_ = begin.furthest_step;
+    journalled_step_ = begin.furthest_step;
+    const checkpoint::CadencePolicy cadence{.every_steps = config_.checkpoint.cadence.every_steps,
+                                            .every_epochs = config_.checkpoint.cadence.every_epochs,
+                                            .every_time = config_.checkpoint.cadence.every_time};
+    launch_->coordinator = std::make_unique<checkpoint::Coordinator>(
+        config_.ranks, cadence, begin, choice->chosen.has_value(), services_.clock.monotonic_now());
+    launch_->verdict = std::move(*choice);
+    if (launch_->is_spawned) put_incarnation(journal::IncarnationState::kRunning);
+    for (RankHolder& rank : launch_->ranks)
+        send_verdict(rank);
+}
+
+// ---- ends ----
+
+void JobRunner::rank_may_have_exited(Incarnation number, Rank id) {
+    if (!launch_ || launch_->number != number) return;
+    RankHolder& rank = launch_->ranks.at(id.value);
+    if (rank.has_exited) return;
+    auto exit = services_.processes.take_exit(*rank.process);
+    if (!exit) return;
+    rank.has_exited = true;
+    rank.exit_watcher.reset();
+    // The page still says how far it came.
+    rank.read_progress();
+    tick();
+    if (exit->cause == supervisor::ExitCause::kCouldNotStart) {
+        exit->detail = fmt::format("'{}' in '{}': {}", config_.command.front(),
+                                   config_.working_directory, exit->detail);
+    }
+    if (launch_->cause.empty() || launch_->cause == "finished") {
+        launch_->cause = exit->cause == supervisor::ExitCause::kFinished
+                             ? "finished"
+                             : fmt::format("rank {} {}", id, exit->describe());
+    }
+    if (!launch_->is_killing) {
+        happened(supervisor::RankExited{
+            .incarnation = number, .rank = id, .status = *exit, .jitter = draw_jitter()});
+    }
+    // Killed ranks, and grandchildren that outlived theirs.
+    check_gone(number);
+}
+
+void JobRunner::kill_everything(Incarnation number) {
+    invariant(launch_ && launch_->number == number, "only the newest incarnation is killed");
+    launch_->is_killing = true;
+    for (const RankHolder& rank : launch_->ranks) {
+        if (rank.is_running()) services_.processes.send_signal(*rank.process, SIGKILL);
+    }
+    // Through the loop, because this may be called from within an event that is still being
+    // handled.
+    services_.loop.post([this, number] { check_gone(number); });
+}
+
+// Answers a kill once no rank is left and no process carries the job's key.
+void JobRunner::check_gone(Incarnation number) {
+    if (!launch_ || launch_->number != number || !launch_->is_killing) return;
+    if (processes_running() > 0) return;  // their exits come back here
+    const auto found = services_.processes.find(job_key_);
+    if (!found) report(ReportLevel::kWarning, "processes", found.error().text());
+    leftovers_.clear();
+    for (const pid_t pid : found ? *found : std::vector<pid_t>{}) {
+        auto pidfd = services_.processes.watch(pid);
+        if (!pidfd) continue;
+        services_.processes.kill_now(pid);
+        Leftover& leftover = leftovers_.emplace_back();
+        leftover.pidfd = std::move(*pidfd);
+        leftover.watcher = std::make_unique<FdWatcher>(
+            services_.loop, leftover.pidfd.get(),
+            [this, number](int) { services_.loop.post([this, number] { check_gone(number); }); });
+        leftover.watcher->watch(UV_READABLE);
+    }
+    services_.processes.reap_orphans(pids());
+    if (!leftovers_.empty()) return;
+    if (launch_->cause.empty()) launch_->cause = "stopped";
+    put_incarnation(journal::IncarnationState::kEnded);
+    tick_timer_.stop();
+    launch_->is_over = true;
+    launch_->is_killing = false;
+    happened(supervisor::RanksGone{.incarnation = number});
+}
+
+std::vector<pid_t> JobRunner::pids() const {
+    std::vector<pid_t> pids;
+    if (!launch_) return pids;
+    for (const RankHolder& rank : launch_->ranks) {
+        if (rank.is_running()) pids.push_back(rank.process->pid);
+    }
+    return pids;
+}
+
+// Ranks of a daemon that died: found by key, and by the pids and start times that it journalled.
+// They are stopped before anything is started, so two incarnations never run at once.
+void JobRunner::stop_leftovers() {
+    std::vector<pid_t> found;
+    if (auto by_key = services_.processes.find(job_key_)) {
+        found = std::move(*by_key);
+    } else {
+        report(ReportLevel::kWarning, "processes", by_key.error().text());
+    }
+    const auto incarnations = services_.journal.incarnations(config_.name);
+    if (incarnations && !incarnations->empty() &&
+        incarnations->back().state != journal::IncarnationState::kEnded) {
+        for (const journal::RankProcess& rank : incarnations->back().ranks) {
+            const auto pid = static_cast<pid_t>(rank.pid);
+            const bool is_same = supervisor::start_ticks_of(pid) == rank.start_ticks;
+            if (is_same && std::ranges::find(found, pid) == found.end()) found.push_back(pid);
+        }
+    }
+    leftovers_.clear();
+    for (const pid_t pid : found) {
+        auto pidfd = services_.processes.watch(pid);
+        if (!pidfd) continue;
+        services_.processes.kill_now(pid);
+        Leftover& leftover = leftovers_.emplace_back();
+        leftover.pidfd = std::move(*pidfd);
+        leftover.watcher =
+            std::make_unique<FdWatcher>(services_.loop, leftover.pidfd.get(), [this](int) {
+                services_.loop.post([this] {
+                    if (is_reclaiming_) stop_leftovers();
+                });
+            });
+        leftover.watcher->watch(UV_READABLE);
+    }
+    if (!leftovers_.empty()) {
+        if (!is_reclaiming_) {
+            report(
+                ReportLevel::kWarning, "reclaimed",
+                fmt::format("a daemon died and left {} of this job running; stopping {} before it "
+                            "is resumed",
+                            leftovers_.size() == 1 ? std::string("a process")
+                                                   : fmt::format("{} processes", leftovers_.size()),
+                            leftovers_.size() == 1 ? "it" : "them"));
+        }
+        is_reclaiming_ = true;
+        return;
+    }
+    is_reclaiming_ = false;
+    if (incarnations && !incarnations->empty() &&
+        incarnations->back().state != journal::IncarnationState::kEnded) {
+        journal::IncarnationRecord ended = incarnations->back();
+        ended.state = journal::IncarnationState::kEnded;
+        ended.ended = services_.clock.wall_now();
+        ended.cause = "its daemon died";
+        if (const auto written = services_.journal.put_incarnation(config_.name, ended); !written) {
+            report(ReportLevel::kWarning, "journal", written.error().text());
+        }
+    }
+    happened(supervisor::Start{});
+}
+
+}  // namespace pawl::daemon

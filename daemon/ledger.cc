@@ -1,0 +1,69 @@
+// See ledger.h.
+#include "daemon/ledger.h"
+
+#include <algorithm>
+
+namespace pawl::daemon {
+namespace {
+
+journal::CheckpointRecord record_of(const checkpoint::Manifest& manifest) {
+    return {.sequence = manifest.sequence,
+            .step = manifest.step,
+            .epoch = manifest.epoch,
+            .state = journal::CheckpointState::kCommitted,
+            .reason = std::string(to_string(manifest.reason)),
+            .bytes = manifest.total_bytes(),
+            .time = manifest.time};
+}
+
+}  // namespace
+
+Result<void> JournalLedger::committed(const checkpoint::Manifest& manifest) {
+    return journal_.put_checkpoint(job_, record_of(manifest));
+}
+
+Result<void> JournalLedger::quarantined(const checkpoint::CheckpointName& name,
+                                        const std::string& why) {
+    return change(name, journal::CheckpointState::kQuarantined, why);
+}
+
+Result<void> JournalLedger::removed(const checkpoint::CheckpointName& name,
+                                    const std::string& why) {
+    return change(name, journal::CheckpointState::kRemoved, why);
+}
+
+Result<void> JournalLedger::change(const checkpoint::CheckpointName& name,
+                                   journal::CheckpointState state, const std::string& why) {
+    const auto known = journal_.checkpoints(job_);
+    if (!known) return known.error();
+    journal::CheckpointRecord record{
+        .sequence = name.sequence, .step = name.step, .time = clock_.wall_now()};
+    const auto found =
+        std::ranges::find(*known, name.sequence, &journal::CheckpointRecord::sequence);
+    if (found != known->end()) record = *found;
+    record.state = state;
+    record.detail = why;
+    return journal_.put_checkpoint(job_, record);
+}
+
+Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const std::string& job,
+                              const std::vector<checkpoint::Listed>& listed) {
+    const auto known = journal.checkpoints(job);
+    if (!known) return known.error();
+    std::size_t added = 0;
+    for (const checkpoint::Listed& one : listed) {
+        const auto found =
+            std::ranges::find(*known, one.name.sequence, &journal::CheckpointRecord::sequence);
+        if (found != known->end() && found->state == journal::CheckpointState::kCommitted) continue;
+        const auto text = read_text(fs, join_path(one.path, checkpoint::kManifestName),
+                                    checkpoint::kManifestBytesMax);
+        if (!text) continue;  // verification will say what is wrong with it
+        const auto manifest = checkpoint::read_manifest(*text);
+        if (!manifest) continue;
+        RETURN_IF_ERROR(journal.put_checkpoint(job, record_of(*manifest)));
+        ++added;
+    }
+    return added;
+}
+
+}  // namespace pawl::daemon

@@ -1,0 +1,76 @@
+// A rank of the running incarnation, as the daemon holds it: process, session, pages, arenas.
+#pragma once
+
+#include "base/loop.h"
+#include "staging/memory.h"
+#include "staging/messages.h"
+#include "staging/pages.h"
+#include "staging/server.h"
+#include "supervisor/process.h"
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace pawl::daemon {
+
+// Shared by the loop and, while it is persisted, the checkpoint worker: it outlives its
+// incarnation.
+struct Arena {
+    UniqueFd memory;
+    staging::Mapping mapping;
+};
+
+struct RankSlot {
+    std::shared_ptr<Arena> arena;
+    bool is_sealed = false;  // the daemon's until it is released
+};
+
+struct RankHolder {
+    Rank rank;
+    std::string output_path;
+    std::optional<supervisor::Spawned> process;
+    std::unique_ptr<FdWatcher> exit_watcher;  // of process->pidfd, so after it
+    bool has_exited = false;
+
+    std::optional<staging::SessionId> session;
+    UniqueFd pages;
+    staging::Mapping pages_mapping;
+    staging::ProgressPage* progress_page = nullptr;
+    staging::ControlPage* control_page = nullptr;
+    staging::Progress last;
+    bool has_reported = false;  // has written its progress page at least once
+    bool has_verdict = false;   // was told what to resume from
+    std::string framework;
+    std::array<RankSlot, staging::kSlots> slots;
+
+    [[nodiscard]] bool is_running() const { return process.has_value() && !has_exited; }
+
+    // New pages for a session that has just said hello.
+    Result<void> make_pages(const std::string& job);
+    // Takes what the page says, if it can be read just now.
+    void read_progress();
+    void write_control(const staging::Control& control) const;
+    [[nodiscard]] std::uint64_t arena_bytes() const;
+};
+
+// What torchrun would set, and what pawl adds; on top of `base` (NAME=VALUE), which loses every
+// PAWL_* and systemd variable of the daemon's own.
+struct RankEnvironment {
+    std::string job;
+    std::string job_key;
+    std::string socket_path;
+    Incarnation incarnation;
+    std::uint64_t world_size = 1;
+    std::uint16_t master_port = 0;
+    std::uint32_t restarts_max = 0;
+};
+[[nodiscard]] std::vector<std::string> environment_of(const RankEnvironment& rank_environment,
+                                                      Rank rank,
+                                                      const std::vector<std::string>& base);
+
+// A TCP port on loopback that nobody uses just now.
+[[nodiscard]] Result<std::uint16_t> free_port();
+
+}  // namespace pawl::daemon

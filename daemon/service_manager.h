@@ -1,0 +1,31 @@
+// ServiceManager: what systemd is told (sd_notify), and when. Does nothing where there is no
+// systemd.
+#pragma once
+
+#include "base/loop.h"
+
+#include <functional>
+#include <string>
+
+namespace pawl::daemon {
+
+class ServiceManager {
+public:
+    // `describe` gives the line that `systemctl status` shows; called on the loop's thread.
+    ServiceManager(Loop& loop, std::function<std::string()> describe);
+
+    void ready();
+    // Repeated by the beat until the loop ends: each time the stop may take a little longer.
+    void stopping();
+
+private:
+    // From the loop, at half the watchdog's period: a loop that hangs is a daemon to be restarted.
+    void beat();
+
+    std::function<std::string()> describe_;
+    Timer timer_;
+    bool is_watched_ = false;
+    bool is_stopping_ = false;
+};
+
+}  // namespace pawl::daemon
