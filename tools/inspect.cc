@@ -1,0 +1,521 @@
+// See inspect.h.
+#include "tools/inspect.h"
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/file_system.h"
+#include "checkpoint/store.h"
+#include "config/config.h"
+#include "control/server.h"
+#include "control/status.h"
+#include "journal/journal.h"
+#include "torchfile/archive.h"
+
+#include <nlohmann/json.hpp>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace pawl::tools {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kExitDamaged = 65;  // EX_DATAERR
+
+void print(std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void print_json(const json& object) {
+    print(object.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+json number_or_null(double number) {
+    return std::isfinite(number) ? json(number) : json(nullptr);
+}
+
+std::string socket_of(const Place& place) {
+    return place.socket.empty() ? join_path(state_directory_of(place), "pawld.sock") : place.socket;
+}
+
+// ---- checkpoints ----
+
+json json_of(const checkpoint::Manifest& manifest, const std::string& path) {
+    json files = json::array();
+    for (const checkpoint::FileEntry& file : manifest.files) {
+        files.push_back(
+            {{"name", file.name}, {"bytes", file.bytes}, {"chunks", file.chunks.size()}});
+    }
+    json metrics = json::object();
+    for (const auto& [name, value] : manifest.metrics)
+        metrics[name] = number_or_null(value);
+    return {{"sequence", manifest.sequence.value},
+            {"parent", manifest.parent ? json(manifest.parent->value) : json(nullptr)},
+            {"step", manifest.step.value},
+            {"epoch", manifest.epoch.value},
+            {"job", manifest.job},
+            {"world_size", manifest.world_size},
+            {"incarnation", manifest.incarnation.value},
+            {"reason", std::string(to_string(manifest.reason))},
+            {"time", format_time(manifest.time)},
+            {"bytes", manifest.total_bytes()},
+            {"metrics", metrics},
+            {"pawl_version", manifest.pawl_version},
+            {"framework", manifest.framework},
+            {"files", files},
+            {"path", path}};
+}
+
+Result<checkpoint::Manifest> manifest_at(FileSystem& fs, const std::string& path) {
+    const auto text =
+        read_text(fs, join_path(path, checkpoint::kManifestName), checkpoint::kManifestBytesMax);
+    if (!text) return text.error();
+    return checkpoint::read_manifest(*text);
+}
+
+Result<std::vector<checkpoint::Listed>> all_checkpoints(FileSystem& fs, const Place& place) {
+    const std::string directory = checkpoint_directory_of(place);
+    auto listed = checkpoint::list_checkpoints(fs, directory);
+    if (!listed) {
+        return Error(listed.error())
+            .while_doing("list checkpoints")
+            .consequence("Name their directory with --checkpoint-dir");
+    }
+    return listed;
+}
+
+Result<checkpoint::Listed> find_checkpoint(FileSystem& fs, const Place& place,
+                                           const std::string& name) {
+    if (name.find('/') != std::string::npos) return checkpoint::Listed{.path = name};
+    const auto listed = all_checkpoints(fs, place);
+    if (!listed) return listed.error();
+    for (const checkpoint::Listed& one : *listed) {
+        const bool is_named =
+            to_string(one.name) == name || fmt::format("{}", one.name.sequence) == name;
+        if (is_named || name == "latest") return one;
+    }
+    return make_error(ErrorKind::kNotFound,
+                      "there is no checkpoint '{}' in '{}'; see them with: pawl checkpoints list",
+                      name, checkpoint_directory_of(place));
+}
+
+std::string line_of(const checkpoint::Manifest& manifest, WallTime now) {
+    return fmt::format(
+        "{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>7} ago  {}\n", manifest.sequence, manifest.step,
+        manifest.epoch, format_bytes(manifest.total_bytes()), to_string(manifest.reason),
+        format_duration(now - manifest.time),
+        manifest.world_size == 1 ? "1 rank" : fmt::format("{} ranks", manifest.world_size));
+}
+
+// ---- the journal ----
+
+Result<std::unique_ptr<journal::Journal>> open_journal(const Place& place) {
+    const std::string path = join_path(state_directory_of(place), "journal");
+    auto journal = journal::Journal::open_read_only(path);
+    if (!journal) {
+        return Error(journal.error())
+            .while_doing("read the journal '{}'", path)
+            .consequence("Name the state directory with --state-dir");
+    }
+    return journal;
+}
+
+Result<std::string> job_in(const journal::Journal& journal, const Place& place) {
+    if (!place.job.empty()) return place.job;
+    const auto jobs = journal.jobs();
+    if (!jobs) return jobs.error();
+    if (jobs->size() == 1) return jobs->front();
+    if (jobs->empty()) return make_error(ErrorKind::kNotFound, "the journal knows no job yet");
+    return make_error(ErrorKind::kInvalidArgument,
+                      "the journal knows the jobs {}: name one with --job", fmt::join(*jobs, ", "));
+}
+
+std::string_view name_of(journal::Severity severity) {
+    switch (severity) {
+        case journal::Severity::kInfo:
+            return "info";
+        case journal::Severity::kWarning:
+            return "warning";
+        case journal::Severity::kError:
+            return "error";
+    }
+    return "unknown";
+}
+
+std::string_view name_of(journal::CheckpointState state) {
+    switch (state) {
+        case journal::CheckpointState::kCommitted:
+            return "committed";
+        case journal::CheckpointState::kQuarantined:
+            return "quarantined";
+        case journal::CheckpointState::kRemoved:
+            return "removed";
+    }
+    return "unknown";
+}
+
+std::string_view name_of(journal::IncarnationState state) {
+    switch (state) {
+        case journal::IncarnationState::kStarting:
+            return "starting";
+        case journal::IncarnationState::kRunning:
+            return "running";
+        case journal::IncarnationState::kEnded:
+            return "ended";
+    }
+    return "unknown";
+}
+
+json json_of(const journal::EventRecord& event) {
+    return {{"number", event.number},
+            {"time", format_time(event.time)},
+            {"severity", std::string(name_of(event.severity))},
+            {"kind", event.kind},
+            {"text", event.text}};
+}
+std::string text_of(const journal::EventRecord& event) {
+    return fmt::format("{}  {:<7}  {}\n", format_time(event.time).substr(0, 19),
+                       name_of(event.severity), event.text);
+}
+
+json json_of(const journal::ProgressRecord& progress) {
+    return {{"incarnation", progress.incarnation.value},
+            {"step", progress.step.value},
+            {"epoch", progress.epoch.value},
+            {"loss", number_or_null(progress.loss)},
+            {"time", format_time(progress.time)},
+            {"epoch_end", progress.is_epoch_end}};
+}
+std::string text_of(const journal::ProgressRecord& progress) {
+    return fmt::format("{}  incarnation {:<4} step {:<9} epoch {:<5} loss {:<10.6f}{}\n",
+                       format_time(progress.time).substr(0, 19), progress.incarnation,
+                       progress.step, progress.epoch, progress.loss,
+                       progress.is_epoch_end ? " epoch's end" : "");
+}
+
+json json_of(const journal::IncarnationRecord& record) {
+    json ranks = json::array();
+    for (const auto& rank : record.ranks)
+        ranks.push_back({{"rank", rank.rank.value}, {"pid", rank.pid}});
+    return {
+        {"incarnation", record.incarnation.value},
+        {"state", std::string(name_of(record.state))},
+        {"resumed_from", record.resumed_from ? json(record.resumed_from->value) : json(nullptr)},
+        {"resumed_step", record.resumed_step.value},
+        {"started", format_time(record.started)},
+        {"ended", record.ended ? json(format_time(*record.ended)) : json(nullptr)},
+        {"cause", record.cause},
+        {"ranks", ranks}};
+}
+std::string text_of(const journal::IncarnationRecord& record) {
+    const std::string from =
+        record.resumed_from
+            ? fmt::format("from checkpoint {} (step {})", *record.resumed_from, record.resumed_step)
+            : "from step 0";
+    return fmt::format("{:>4}  {}  {:<8}  {:<32}  {}\n", record.incarnation,
+                       format_time(record.started).substr(0, 19), name_of(record.state), from,
+                       record.cause);
+}
+
+json json_of(const journal::CheckpointRecord& record) {
+    return {{"sequence", record.sequence.value}, {"step", record.step.value},
+            {"epoch", record.epoch.value},       {"state", std::string(name_of(record.state))},
+            {"reason", record.reason},           {"bytes", record.bytes},
+            {"time", format_time(record.time)},  {"detail", record.detail}};
+}
+std::string text_of(const journal::CheckpointRecord& record) {
+    return fmt::format("{:>8}  step {:<9} {:<11}  {:<8}  {:>9}  {}\n", record.sequence, record.step,
+                       name_of(record.state), record.reason, format_bytes(record.bytes),
+                       record.detail);
+}
+
+template <class Record>
+Result<int> print_records(const Result<std::vector<Record>>& records, std::uint64_t limit,
+                          Format format) {
+    if (!records) return records.error();
+    const std::size_t begin = records->size() > limit ? records->size() - limit : 0;
+    json array = json::array();
+    for (std::size_t i = begin; i < records->size(); ++i) {
+        if (format == Format::kJson) {
+            array.push_back(json_of((*records)[i]));
+        } else {
+            print(text_of((*records)[i]));
+        }
+    }
+    if (format == Format::kJson) print_json(array);
+    return 0;
+}
+
+// Where the last `lines` lines of a text begin.
+std::size_t begin_of_last_lines(const std::string& text, std::uint64_t lines) {
+    std::size_t position = text.size();
+    if (position > 0 && text.back() == '\n') --position;
+    for (; position > 0; --position) {
+        if (text[position - 1] == '\n' && --lines == 0) return position;
+    }
+    return 0;
+}
+
+Result<int> follow(const std::string& path, std::uint64_t offset) {
+    const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file.is_open()) return error_from_errno("open '{}'", path);
+    const UniqueFd watch(::inotify_init1(IN_CLOEXEC));
+    if (!watch.is_open() || ::inotify_add_watch(watch.get(), path.c_str(), IN_MODIFY) < 0) {
+        return error_from_errno("watch '{}'", path);
+    }
+    std::array<char, 8192> buffer{};
+    while (true) {
+        ssize_t got = 0;
+        while ((got = ::pread(file.get(), buffer.data(), buffer.size(),
+                              static_cast<off_t>(offset))) > 0) {
+            print(std::string_view(buffer.data(), static_cast<std::size_t>(got)));
+            offset += static_cast<std::uint64_t>(got);
+        }
+        std::fflush(stdout);
+        if (::read(watch.get(), buffer.data(), buffer.size()) <= 0) return 0;
+    }
+}
+
+}  // namespace
+
+std::string state_directory_of(const Place& place) {
+    if (!place.state_directory.empty()) return place.state_directory;
+    return ::access(".pawl", F_OK) == 0 ? ".pawl" : "/var/lib/pawl";
+}
+
+std::string checkpoint_directory_of(const Place& place) {
+    if (!place.checkpoint_directory.empty()) return place.checkpoint_directory;
+    return join_path(state_directory_of(place), "checkpoints");
+}
+
+// ---- the daemon ----
+
+Result<int> show_status(const Place& place, Format format) {
+    const auto response = control::call(socket_of(place), control::Method::kGet, "/v1/status");
+    if (!response) {
+        return Error(response.error())
+            .while_doing("ask for the status")
+            .consequence("Is pawld running? Its history: pawl journal");
+    }
+    if (format == Format::kJson) {
+        print(response->body);
+        return 0;
+    }
+    const auto status = control::status_from_json(response->body);
+    if (!status) return status.error();
+    print(control::to_text(*status));
+    return 0;
+}
+
+Result<int> command_job(const Place& place, const std::string& verb) {
+    std::string job = place.job;
+    if (job.empty()) {
+        const auto response = control::call(socket_of(place), control::Method::kGet, "/v1/status");
+        if (!response) return response.error();
+        const auto status = control::status_from_json(response->body);
+        if (!status) return status.error();
+        if (status->jobs.size() != 1) {
+            return make_error(ErrorKind::kInvalidArgument,
+                              "the daemon has {} jobs: name one with --job", status->jobs.size());
+        }
+        job = status->jobs.front().name;
+    }
+    const auto response = control::call(socket_of(place), control::Method::kPost,
+                                        fmt::format("/v1/jobs/{}/{}", job, verb));
+    if (!response) return response.error();
+    if (response->http_status == 202) return 0;
+    const json body = json::parse(response->body, nullptr, /*allow_exceptions=*/false);
+    return make_error(ErrorKind::kBusy, "{}",
+                      body.is_object() ? body.value("error", response->body) : response->body);
+}
+
+// ---- checkpoints ----
+
+Result<int> list_checkpoints(const Place& place, Format format) {
+    const auto fs = make_posix_file_system();
+    const auto listed = all_checkpoints(*fs, place);
+    if (!listed) return listed.error();
+    const WallTime now = SystemClock().wall_now();
+    json array = json::array();
+    std::string text = fmt::format("{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>11}\n", "sequence",
+                                   "step", "epoch", "size", "reason", "written");
+    for (const checkpoint::Listed& one : *listed) {
+        const auto manifest = manifest_at(*fs, one.path);
+        if (manifest) {
+            array.push_back(json_of(*manifest, one.path));
+            text += line_of(*manifest, now);
+        } else {
+            array.push_back({{"sequence", one.name.sequence.value},
+                             {"path", one.path},
+                             {"error", manifest.error().text()}});
+            text += fmt::format("{:>8}  {:>9}  {}\n", one.name.sequence, one.name.step,
+                                manifest.error().text());
+        }
+    }
+    if (format == Format::kJson) {
+        print_json(array);
+    } else if (listed->empty()) {
+        print(fmt::format("no checkpoints in '{}'\n", checkpoint_directory_of(place)));
+    } else {
+        print(text);
+    }
+    return 0;
+}
+
+Result<int> show_checkpoint(const Place& place, const std::string& name, Format format) {
+    const auto fs = make_posix_file_system();
+    const auto found = find_checkpoint(*fs, place, name);
+    if (!found) return found.error();
+    const auto manifest = manifest_at(*fs, found->path);
+    if (!manifest) return Error(manifest.error()).while_doing("show checkpoint '{}'", found->path);
+    json object = json_of(*manifest, found->path);
+    std::string text = fmt::format(
+        "{}\n  job {}, step {}, epoch {}, {} ({})\n  written {} by incarnation {}, {}{}\n",
+        found->path, manifest->job, manifest->step, manifest->epoch,
+        format_bytes(manifest->total_bytes()), to_string(manifest->reason),
+        format_time(manifest->time), manifest->incarnation,
+        manifest->parent ? fmt::format("resumed from checkpoint {}", *manifest->parent)
+                         : "begun at step 0",
+        manifest->framework.empty() ? "" : ", " + manifest->framework);
+    for (const auto& [metric, value] : manifest->metrics)
+        text += fmt::format("  {} {:.6g}\n", metric, value);
+    for (std::size_t i = 0; i < manifest->files.size(); ++i) {
+        const checkpoint::FileEntry& file = manifest->files[i];
+        text += fmt::format("  {}: {}, {} chunks\n", file.name, format_bytes(file.bytes),
+                            file.chunks.size());
+        const auto source = fs->open_file(join_path(found->path, file.name));
+        if (!source) return source.error();
+        const auto archive = torchfile::read_archive(**source);
+        if (!archive) return Error(archive.error()).while_doing("read '{}'", file.name);
+        const auto paths = torchfile::storage_paths(archive->document);
+        json records = json::array();
+        for (std::size_t k = 0; k < paths.size(); ++k) {
+            const torchfile::Storage& storage = archive->document.storages[k];
+            text += fmt::format("    data/{:<5} {:<9} {:>10}  {}\n", storage.key,
+                                torchfile::name_of(storage.dtype), format_bytes(storage.bytes()),
+                                paths[k]);
+            records.push_back({{"record", "data/" + storage.key},
+                               {"dtype", std::string(torchfile::name_of(storage.dtype))},
+                               {"bytes", storage.bytes()},
+                               {"tensor", paths[k]}});
+        }
+        object["files"][i]["records"] = std::move(records);
+    }
+    if (format == Format::kJson) {
+        print_json(object);
+    } else {
+        print(text);
+    }
+    return 0;
+}
+
+Result<int> verify_checkpoints(const Place& place, const std::string& name, Format format) {
+    const auto fs = make_posix_file_system();
+    std::vector<checkpoint::Listed> wanted;
+    if (name.empty()) {
+        auto listed = all_checkpoints(*fs, place);
+        if (!listed) return listed.error();
+        wanted = std::move(*listed);
+    } else {
+        auto found = find_checkpoint(*fs, place, name);
+        if (!found) return found.error();
+        wanted.push_back(std::move(*found));
+    }
+    bool all_valid = true;
+    json array = json::array();
+    for (const checkpoint::Listed& one : wanted) {
+        const auto verification = checkpoint::verify(*fs, one.path);
+        if (!verification) return verification.error();
+        all_valid = all_valid && verification->is_valid();
+        json damages = json::array();
+        std::string text = fmt::format(
+            "{}: {}\n", one.path.substr(one.path.find_last_of('/') + 1),
+            verification->is_valid()
+                ? fmt::format("valid, {} verified", format_bytes(verification->bytes_read))
+                : "DAMAGED");
+        for (const checkpoint::Damage& damage : verification->damages) {
+            text += "  " + damage.describe() + "\n";
+            damages.push_back({{"file", damage.file},
+                               {"chunk", damage.chunk ? json(*damage.chunk) : json(nullptr)},
+                               {"record", damage.record},
+                               {"tensor", damage.tensor},
+                               {"text", damage.text}});
+        }
+        array.push_back(
+            {{"path", one.path}, {"valid", verification->is_valid()}, {"damages", damages}});
+        if (format == Format::kText) print(text);
+    }
+    if (format == Format::kJson) print_json(array);
+    if (wanted.empty() && format == Format::kText) {
+        print(fmt::format("no checkpoints in '{}'\n", checkpoint_directory_of(place)));
+    }
+    return all_valid ? 0 : kExitDamaged;
+}
+
+// ---- the journal, logs, configuration ----
+
+Result<int> show_journal(const Place& place, const std::string& table, std::uint64_t limit,
+                         Format format) {
+    const auto journal = open_journal(place);
+    if (!journal) return journal.error();
+    const auto job = job_in(**journal, place);
+    if (!job) return job.error();
+    if (table == "progress") return print_records((*journal)->progress(*job, limit), limit, format);
+    if (table == "incarnations")
+        return print_records((*journal)->incarnations(*job), limit, format);
+    if (table == "checkpoints") return print_records((*journal)->checkpoints(*job), limit, format);
+    return print_records((*journal)->events(*job, limit), limit, format);
+}
+
+Result<int> show_logs(const Place& place, std::uint64_t rank, std::uint64_t lines, bool follows,
+                      Format format) {
+    std::string directory = join_path(state_directory_of(place), "logs");
+    if (!place.job.empty()) {
+        const auto fs = make_posix_file_system();
+        const std::string own = join_path(directory, place.job);
+        const auto status = fs->status(own);
+        if (status && status->has_value()) directory = own;
+    }
+    const std::string path = join_path(directory, fmt::format("rank-{:05}.log", rank));
+    const auto fs = make_posix_file_system();
+    constexpr std::uint64_t kTailBytes = std::uint64_t{4} << 20;
+    const auto file = fs->open_file(path);
+    if (!file) return Error(file.error()).while_doing("show the output of rank {}", rank);
+    const std::uint64_t size = (*file)->size();
+    std::string text(std::min(size, kTailBytes), '\0');
+    RETURN_IF_ERROR((*file)->read_at(size - text.size(), std::as_writable_bytes(std::span(text))));
+    text.erase(0, begin_of_last_lines(text, lines));
+    if (format == Format::kJson) {
+        print_json(json{{"rank", rank}, {"path", path}, {"text", text}});
+        return 0;
+    }
+    print(text);
+    return follows ? follow(path, size) : Result<int>(0);
+}
+
+Result<int> check_config(const std::string& path, Format format) {
+    const auto config = config::load(path);
+    if (format == Format::kJson) {
+        json object = {{"path", path}, {"valid", config.has_value()}};
+        if (!config) object["error"] = config.error().text();
+        print_json(object);
+        return config ? 0 : 78;
+    }
+    if (!config) return config.error();
+    print(fmt::format("{}: valid, {} job{}\n", path, config->jobs.size(),
+                      config->jobs.size() == 1 ? "" : "s"));
+    for (const config::JobConfig& job : config->jobs) {
+        print(fmt::format("  {}: {} rank{}, checkpoints in '{}'\n", job.name, job.ranks,
+                          job.ranks == 1 ? "" : "s", job.checkpoint.directory));
+    }
+    return 0;
+}
+
+}  // namespace pawl::tools

@@ -1,0 +1,216 @@
+// pawl: the ops tool. Words of the command line to calls; an error to a line and an exit code.
+#include "tools/inspect.h"
+#include "tools/run_command.h"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <functional>
+
+#ifndef PAWL_VERSION
+#define PAWL_VERSION "unknown"
+#endif
+
+namespace {
+
+using pawl::ErrorKind;
+using pawl::Result;
+using pawl::tools::Format;
+using pawl::tools::Place;
+using pawl::tools::RunOptions;
+
+// As sysexits.h and shells have them; docs/operating.md lists them.
+int exit_code_of(ErrorKind kind) {
+    switch (kind) {
+        case ErrorKind::kInvalidArgument:
+            return 64;
+        case ErrorKind::kCorrupt:
+            return 65;
+        case ErrorKind::kNotFound:
+            return 66;
+        case ErrorKind::kBusy:
+        case ErrorKind::kTimeout:
+            return 69;
+        case ErrorKind::kNoSpace:
+        case ErrorKind::kIo:
+            return 74;
+        default:
+            return 70;
+    }
+}
+
+struct Words {
+    Place place;
+    bool is_json = false;
+    RunOptions run;
+    std::string checkpoint_name;
+    std::string table = "events";
+    std::uint64_t limit = 20;
+    std::uint64_t rank = 0;
+    std::uint64_t lines = 20;
+    bool follows = false;
+    std::string config_path;
+    std::function<Result<int>()> action;
+
+    [[nodiscard]] Format format() const { return is_json ? Format::kJson : Format::kText; }
+};
+
+void add_place(CLI::App* command, Words& words) {
+    command->add_option("--state-dir", words.place.state_directory,
+                        "the daemon's state (.pawl, else /var/lib/pawl)");
+    command->add_flag("--json", words.is_json, "print JSON");
+}
+
+void add_job(CLI::App* command, Words& words) {
+    command->add_option("--job", words.place.job, "which job, if several");
+}
+
+void add_run(CLI::App& app, Words& words) {
+    CLI::App* run =
+        app.add_subcommand("run", "run a command under a private daemon, and resume it");
+    RunOptions& options = words.run;
+    run->add_option("--ranks", options.ranks, "processes, with torchrun's environment")
+        ->capture_default_str();
+    run->add_option("--name", options.name, "the job's name")->capture_default_str();
+    run->add_option("--state-dir", options.state_directory, "journal, logs and sockets")
+        ->capture_default_str();
+    run->add_option("--checkpoint-dir", options.checkpoint_directory,
+                    "default: STATE-DIR/checkpoints");
+    run->add_option("--every-steps", options.every_steps, "a checkpoint every N steps")
+        ->check(CLI::PositiveNumber);
+    run->add_option("--every-epochs", options.every_epochs, "a checkpoint every N epochs")
+        ->check(CLI::PositiveNumber);
+    run->add_option("--every", options.every,
+                    "a checkpoint every so often: 30s, 10m (default: 10m)");
+    run->add_option("--keep-last", options.keep_last, "checkpoints that are kept")
+        ->capture_default_str();
+    run->add_option("--max-restarts", options.restarts_max, "without progress, in an hour")
+        ->capture_default_str();
+    run->add_option("--grace", options.grace, "from SIGTERM to SIGKILL")->capture_default_str();
+    run->add_flag("--start-fresh", options.starts_fresh,
+                  "begin at step 0 if all checkpoints are damaged");
+    run->add_flag("--quiet", options.is_quiet, "do not show the output of rank 0");
+    run->add_option("command", options.command, "-- COMMAND [ARGUMENT …]")->required();
+    run->positionals_at_end();
+    run->callback([&words] { words.action = [&words] { return pawl::tools::run(words.run); }; });
+}
+
+void add_daemon_commands(CLI::App& app, Words& words) {
+    CLI::App* status = app.add_subcommand("status", "what the daemon and its jobs are doing");
+    add_place(status, words);
+    status->add_option("--socket", words.place.socket, "the daemon's control socket");
+    status->callback(
+        [&words] { words.action = [&words] { return show_status(words.place, words.format()); }; });
+    for (const auto& [name, verb, text] :
+         {std::tuple{"checkpoint", "checkpoint", "ask for a checkpoint now"},
+          std::tuple{"stop", "stop", "take a last checkpoint and stop the job"}}) {
+        CLI::App* command = app.add_subcommand(name, text);
+        add_place(command, words);
+        add_job(command, words);
+        command->add_option("--socket", words.place.socket, "the daemon's control socket");
+        command->callback([&words, word = std::string(verb)] {
+            words.action = [&words, word] { return command_job(words.place, word); };
+        });
+    }
+}
+
+void add_checkpoints(CLI::App& app, Words& words) {
+    CLI::App* group = app.add_subcommand("checkpoints", "look at checkpoints; needs no daemon");
+    group->require_subcommand(1);
+    const auto add = [&](const char* name, const char* text) {
+        CLI::App* command = group->add_subcommand(name, text);
+        add_place(command, words);
+        command->add_option("--checkpoint-dir", words.place.checkpoint_directory,
+                            "default: STATE-DIR/checkpoints");
+        return command;
+    };
+    add("list", "all that are committed, newest first")->callback([&words] {
+        words.action = [&words] { return list_checkpoints(words.place, words.format()); };
+    });
+    CLI::App* show = add("show", "what one holds");
+    show->add_option("checkpoint", words.checkpoint_name, "a sequence, a name, a path, or latest")
+        ->default_val("latest");
+    show->callback([&words] {
+        words.action = [&words] {
+            return show_checkpoint(words.place, words.checkpoint_name, words.format());
+        };
+    });
+    CLI::App* verify = add("verify", "every digest of one, or of all");
+    verify->add_option("checkpoint", words.checkpoint_name,
+                       "a sequence, a name, a path, or latest (default: all)");
+    verify->callback([&words] {
+        words.action = [&words] {
+            return verify_checkpoints(words.place, words.checkpoint_name, words.format());
+        };
+    });
+}
+
+void add_history(CLI::App& app, Words& words) {
+    CLI::App* journal = app.add_subcommand("journal", "what happened; needs no daemon");
+    add_place(journal, words);
+    add_job(journal, words);
+    journal->add_option("table", words.table, "events, progress, incarnations or checkpoints")
+        ->check(CLI::IsMember({"events", "progress", "incarnations", "checkpoints"}))
+        ->capture_default_str();
+    journal->add_option("--limit", words.limit, "the last so many")->capture_default_str();
+    journal->callback([&words] {
+        words.action = [&words] {
+            return show_journal(words.place, words.table, words.limit, words.format());
+        };
+    });
+    CLI::App* logs = app.add_subcommand("logs", "what a rank printed");
+    add_place(logs, words);
+    add_job(logs, words);
+    logs->add_option("--rank", words.rank, "which rank")->capture_default_str();
+    logs->add_option("--lines", words.lines, "the last so many")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    logs->add_flag("--follow,-f", words.follows, "go on printing");
+    logs->callback([&words] {
+        words.action = [&words] {
+            return show_logs(words.place, words.rank, words.lines, words.follows, words.format());
+        };
+    });
+    CLI::App* config = app.add_subcommand("config", "the daemon's configuration");
+    config->require_subcommand(1);
+    CLI::App* check =
+        config->add_subcommand("check", "whether a file is valid, and if not, where and why");
+    check->add_option("file", words.config_path, "the file")->default_val("/etc/pawl/pawld.yaml");
+    check->add_flag("--json", words.is_json, "print JSON");
+    check->callback([&words] {
+        words.action = [&words] {
+            return pawl::tools::check_config(words.config_path, words.format());
+        };
+    });
+}
+
+int run(int argc, char** argv) {
+    CLI::App app{"pawl: training that survives its machine"};
+    app.set_version_flag("--version", PAWL_VERSION);
+    app.require_subcommand(1);
+    Words words;
+    add_run(app, words);
+    add_daemon_commands(app, words);
+    add_checkpoints(app, words);
+    add_history(app, words);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 64;
+    }
+    const auto done = words.action();
+    if (done) return *done;
+    std::fprintf(stderr, "pawl: %s\n", done.error().text().c_str());
+    return exit_code_of(done.error().kind());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "pawl: %s\n", error.what());
+        return 70;
+    }
+}

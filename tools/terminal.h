@@ -1,0 +1,36 @@
+// TerminalReporter: what `pawl run` shows. Events as lines on standard error, the output of rank 0
+// on standard output, and on a terminal one line of progress below them.
+#pragma once
+
+#include "base/fd.h"
+#include "daemon/reporter.h"
+
+#include <string>
+
+namespace pawl::tools {
+
+struct TerminalOptions {
+    bool shows_output = true;  // of rank 0
+};
+
+class TerminalReporter final : public daemon::Reporter {
+public:
+    explicit TerminalReporter(TerminalOptions options);
+    ~TerminalReporter() override;
+
+    void event(const std::string& job, daemon::ReportLevel level, const std::string& text) override;
+    void progress(const control::JobStatus& status) override;
+
+private:
+    void clear_line();
+    void copy_output(const std::string& path);
+
+    TerminalOptions options_;
+    bool is_terminal_;
+    bool has_line_ = false;
+    UniqueFd output_;
+    std::string output_path_;
+    std::uint64_t output_offset_ = 0;
+};
+
+}  // namespace pawl::tools
