@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what is needed, builds, and passes every test. With --quick: without the sanitizer build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=no
+[ "${1:-}" = --quick ] && quick=yes
+
+say() { printf '\n== %s (%(%H:%M:%S)T)\n' "$1" -1; }
+
+say "packages"
+tools/setup.sh
+
+say "form: shell scripts, code layout, which room includes which"
+shellcheck tools/*.sh .ci/run
+git ls-files '*.cc' '*.h' '*.hpp' '*.c' | xargs clang-format --dry-run -Werror
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/form
+
+say "build"
+tools/build.sh default
+
+say "unit tests"
+ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 | tail -n 15
+
+say "files read and written by PyTorch"
+PAWL_WRITE_SAMPLE=$PWD/build/bin/write_sample /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/torchfile
+
+say "end to end: real processes, killed for real"
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e
+
+if [ "$quick" = no ]; then
+    say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+    tools/build.sh asan --target pawl_tests
+    ctest --test-dir build-asan --output-on-failure --no-tests=error --parallel 2 | tail -n 8
+fi
+
+say "all tests have passed"
