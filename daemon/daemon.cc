@@ -45,7 +45,6 @@ public:
           fs_(make_posix_file_system()),
           processes_(supervisor::make_process_runner()),
           started_(clock_.wall_now()),
-          status_timer_(loop_, [this] { publish_status(); }),
           service_manager_(loop_, [this] { return describe(); }) {}
 
     Result<int> run();
@@ -57,6 +56,7 @@ private:
     void stop(const std::string& by);
     void job_concluded();
     void publish_status();
+    [[nodiscard]] std::string status_json();
     [[nodiscard]] std::string describe() const;
     [[nodiscard]] Result<void> command(const std::string& job, const std::string& verb);
     [[nodiscard]] Result<void> command_on_loop(const std::string& job, const std::string& verb);
@@ -72,13 +72,12 @@ private:
     std::unique_ptr<journal::Journal> journal_;
 
     Loop loop_;
-    Timer status_timer_;
     ServiceManager service_manager_;
     std::vector<std::unique_ptr<SignalWatcher>> signals_;
     bool is_stopping_ = false;
 
-    std::mutex status_mutex_;  // guards status_json_, which control threads read
-    std::string status_json_;
+    std::mutex status_mutex_;  // guards status_, which control threads read
+    control::DaemonStatus status_;
 
     // Destroyed in this order: control first (its threads post to the loop), then the journal
     // worker (its tasks use the jobs), then the jobs.
@@ -125,6 +124,7 @@ Result<void> Daemon::open() {
                              .reporter = reporter_,
                              .state_directory = state,
                              .environment = own_environment(),
+                             .changed = [this] { publish_status(); },
                              .concluded = [this] { job_concluded(); }}));
         if (const auto opened = jobs_.back()->open(); !opened) {
             return Error(opened.error()).while_doing("open job '{}'", job.name);
@@ -133,11 +133,7 @@ Result<void> Daemon::open() {
     publish_status();
     auto control = control::Server::start(
         options_.config.control.socket,
-        {.status_json =
-             [this] {
-                 const std::lock_guard guard(status_mutex_);
-                 return status_json_;
-             },
+        {.status_json = [this] { return status_json(); },
          .command = [this](const std::string& job,
                            const std::string& verb) { return command(job, verb); }});
     if (!control) return control.error();
@@ -152,8 +148,6 @@ Result<int> Daemon::run() {
     catch_signals();
     for (const auto& job : jobs_)
         job->start();
-    constexpr nanoseconds kStatusPeriod = milliseconds{500};
-    status_timer_.start_repeating(kStatusPeriod);
     service_manager_.ready();
     loop_.run();
     service_manager_.stopping();
@@ -213,9 +207,19 @@ void Daemon::publish_status() {
                                  .state_directory = options_.config.state_directory};
     for (const auto& job : jobs_)
         status.jobs.push_back(job->status());
-    std::string json = control::to_json(status);
     const std::lock_guard guard(status_mutex_);
-    status_json_ = std::move(json);
+    status_ = std::move(status);
+}
+
+// On a control thread.
+std::string Daemon::status_json() {
+    control::DaemonStatus status;
+    {
+        const std::lock_guard guard(status_mutex_);
+        status = status_;
+    }
+    status.now = clock_.wall_now();
+    return control::to_json(status);
 }
 
 std::string Daemon::describe() const {

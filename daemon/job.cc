@@ -163,6 +163,7 @@ void JobRunner::conclude() {
 void JobRunner::report(ReportLevel level, const std::string& kind, const std::string& text) {
     last_event_ = text;
     services_.reporter.event(config_.name, level, text);
+    services_.changed();
     services_.journal_worker.post([this, kind, text, level, now = services_.clock.wall_now()] {
         journal::EventRecord record{
             .time = now, .severity = severity_of(level), .kind = kind, .text = text};

@@ -43,6 +43,7 @@ struct JobServices {
     Reporter& reporter;
     std::string state_directory;
     std::vector<std::string> environment;  // the daemon's own, NAME=VALUE
+    std::function<void()> changed;         // what status() says has changed
     std::function<void()> concluded;       // a job has stopped
 };
 

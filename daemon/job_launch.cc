@@ -237,8 +237,8 @@ void JobRunner::rank_may_have_exited(Incarnation number, Rank id) {
     rank.read_progress();
     tick();
     if (exit->cause == supervisor::ExitCause::kCouldNotStart) {
-        exit->detail = fmt::format("'{}' in '{}': {}", config_.command.front(),
-                                   config_.working_directory, exit->detail);
+        exit->detail +=
+            fmt::format(" ('{}' in '{}')", config_.command.front(), config_.working_directory);
     }
     if (launch_->cause.empty() || launch_->cause == "finished") {
         launch_->cause = exit->cause == supervisor::ExitCause::kFinished

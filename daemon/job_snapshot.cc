@@ -402,6 +402,7 @@ void JobRunner::tick() {
     }
     if (now - journalled_time_ >= kJournalPeriod) journal_progress();
     services_.reporter.progress(status());
+    services_.changed();
 }
 
 // One record a second is one batch: what is lost by a kill is at most that second's history.

@@ -42,7 +42,11 @@ json number_or_null(double number) {
 }
 
 std::string socket_of(const Place& place) {
-    return place.socket.empty() ? join_path(state_directory_of(place), "pawld.sock") : place.socket;
+    if (!place.socket.empty()) return place.socket;
+    const std::string usual = join_path(state_directory_of(place), "pawld.sock");
+    const std::string of_service = "/run/pawl/pawld.sock";
+    const bool is_service = place.state_directory.empty() && ::access(usual.c_str(), F_OK) != 0;
+    return is_service && ::access(of_service.c_str(), F_OK) == 0 ? of_service : usual;
 }
 
 // ---- checkpoints ----
@@ -251,6 +255,25 @@ Result<int> print_records(const Result<std::vector<Record>>& records, std::uint6
     }
     if (format == Format::kJson) print_json(array);
     return 0;
+}
+
+// Where the rank's output is: the daemon knows, if one runs; else where `pawl run` puts it.
+Result<std::string> output_path_of(const Place& place, std::uint64_t rank) {
+    const auto response = control::call(socket_of(place), control::Method::kGet, "/v1/status");
+    const auto status = response ? control::status_from_json(response->body)
+                                 : Result<control::DaemonStatus>(response.error());
+    for (const control::JobStatus& job :
+         status ? status->jobs : std::vector<control::JobStatus>{}) {
+        if (!place.job.empty() && job.name != place.job) continue;
+        if (rank < job.ranks.size()) return job.ranks[rank].output;
+    }
+    const auto fs = make_posix_file_system();
+    const std::string name = fmt::format("rank-{:05}.log", rank);
+    const std::string logs = join_path(state_directory_of(place), "logs");
+    const std::string of_job =
+        join_path(join_path(logs, place.job.empty() ? "." : place.job), name);
+    const auto found = fs->status(of_job);
+    return found && found->has_value() ? of_job : join_path(logs, name);
 }
 
 // Where the last `lines` lines of a text begin.
@@ -476,14 +499,9 @@ Result<int> show_journal(const Place& place, const std::string& table, std::uint
 
 Result<int> show_logs(const Place& place, std::uint64_t rank, std::uint64_t lines, bool follows,
                       Format format) {
-    std::string directory = join_path(state_directory_of(place), "logs");
-    if (!place.job.empty()) {
-        const auto fs = make_posix_file_system();
-        const std::string own = join_path(directory, place.job);
-        const auto status = fs->status(own);
-        if (status && status->has_value()) directory = own;
-    }
-    const std::string path = join_path(directory, fmt::format("rank-{:05}.log", rank));
+    const auto found = output_path_of(place, rank);
+    if (!found) return found.error();
+    const std::string path = *found;
     const auto fs = make_posix_file_system();
     constexpr std::uint64_t kTailBytes = std::uint64_t{4} << 20;
     const auto file = fs->open_file(path);

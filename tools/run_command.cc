@@ -68,7 +68,8 @@ Result<int> run(const RunOptions& options) {
     config.state_directory = *state;
     config.control.socket = join_path(*state, "pawld.sock");
     config.jobs.push_back(std::move(*job));
-    TerminalReporter reporter({.shows_output = !options.is_quiet});
+    const std::string output = join_path(config.jobs.front().output_directory, "rank-00000.log");
+    TerminalReporter reporter({.output_path = options.is_quiet ? "" : output});
     return daemon::run_daemon(
         {.config = std::move(config), .lifetime = daemon::Lifetime::kUntilJobsEnd}, reporter);
 }

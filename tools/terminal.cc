@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
+#include <utility>
 
 namespace pawl::tools {
 namespace {
@@ -43,11 +43,16 @@ void put(int fd, std::string_view text) {
 }  // namespace
 
 TerminalReporter::TerminalReporter(TerminalOptions options)
-    : options_(options), is_terminal_(::isatty(STDERR_FILENO) != 0) {
+    : options_(std::move(options)), is_terminal_(::isatty(STDERR_FILENO) != 0) {
+    // What earlier runs wrote has been seen.
+    struct stat information = {};
+    if (::stat(options_.output_path.c_str(), &information) == 0) {
+        output_offset_ = static_cast<std::uint64_t>(information.st_size);
+    }
 }
 
 TerminalReporter::~TerminalReporter() {
-    if (!output_path_.empty()) copy_output(output_path_);
+    copy_output();
     clear_line();
 }
 
@@ -59,7 +64,7 @@ void TerminalReporter::clear_line() {
 
 void TerminalReporter::event(const std::string&, daemon::ReportLevel level,
                              const std::string& text) {
-    if (!output_path_.empty()) copy_output(output_path_);
+    copy_output();
     clear_line();
     std::string_view prefix = "pawl: ";
     if (level == daemon::ReportLevel::kWarning) prefix = "pawl: warning: ";
@@ -68,7 +73,7 @@ void TerminalReporter::event(const std::string&, daemon::ReportLevel level,
 }
 
 void TerminalReporter::progress(const control::JobStatus& status) {
-    if (!status.ranks.empty()) copy_output(status.ranks.front().output);
+    copy_output();
     if (!is_terminal_) return;
     std::string line = line_of(status);
     line.resize(std::min(line.size(), columns_of_terminal() - 1));
@@ -77,22 +82,17 @@ void TerminalReporter::progress(const control::JobStatus& status) {
 }
 
 // What rank 0 has written since the last look. The file is only read: it is the rank's own.
-void TerminalReporter::copy_output(const std::string& path) {
-    if (!options_.shows_output) return;
-    if (output_path_ != path) {
-        output_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-        if (!output_.is_open()) return;
-        output_path_ = path;
-        // What earlier runs wrote has been seen.
-        struct stat information = {};
-        if (::fstat(output_.get(), &information) == 0 &&
-            information.st_mtime + 2 < ::time(nullptr)) {
-            output_offset_ = static_cast<std::uint64_t>(information.st_size);
-        }
-    }
+void TerminalReporter::copy_output() {
+    if (options_.output_path.empty()) return;
+    const UniqueFd file(::open(options_.output_path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file.is_open()) return;
+    struct stat information = {};
+    if (::fstat(file.get(), &information) != 0) return;
+    // Rotated at a restart: this is a new file.
+    if (static_cast<std::uint64_t>(information.st_size) < output_offset_) output_offset_ = 0;
     std::array<char, 8192> buffer{};
     ssize_t got = 0;
-    while ((got = ::pread(output_.get(), buffer.data(), buffer.size(),
+    while ((got = ::pread(file.get(), buffer.data(), buffer.size(),
                           static_cast<off_t>(output_offset_))) > 0) {
         clear_line();
         put(STDOUT_FILENO, std::string_view(buffer.data(), static_cast<std::size_t>(got)));

@@ -10,7 +10,8 @@
 namespace pawl::tools {
 
 struct TerminalOptions {
-    bool shows_output = true;  // of rank 0
+    // The output file of rank 0, shown from its present end on; "": not shown.
+    std::string output_path;
 };
 
 class TerminalReporter final : public daemon::Reporter {
@@ -23,13 +24,11 @@ public:
 
 private:
     void clear_line();
-    void copy_output(const std::string& path);
+    void copy_output();
 
     TerminalOptions options_;
     bool is_terminal_;
     bool has_line_ = false;
-    UniqueFd output_;
-    std::string output_path_;
     std::uint64_t output_offset_ = 0;
 };
 

@@ -238,9 +238,10 @@ public:
 
 private:
     static ExitStatus start_failure(const StartFailure& failure) {
-        const char* what = "run its command";
-        if (failure.stage == StartFailure::kWorkingDirectory) what = "enter its working directory";
-        if (failure.stage == StartFailure::kOutput) what = "open its output file";
+        const char* what = "cannot run the command";
+        if (failure.stage == StartFailure::kWorkingDirectory)
+            what = "cannot enter the working directory";
+        if (failure.stage == StartFailure::kOutput) what = "cannot open the output file";
         return {.cause = ExitCause::kCouldNotStart,
                 .number = failure.code,
                 .detail = error_from_code(failure.code, what).text()};
