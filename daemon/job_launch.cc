@@ -99,10 +99,11 @@ void JobRunner::spawn_ranks(Incarnation number) {
 Result<void> JobRunner::spawn_rank(RankHolder& rank, const RankEnvironment& environment) {
     rotate(services_.fs, rank.output_path);
     std::vector<std::string> base = services_.environment;
-    for (const auto& [name, value] : config_.environment) {
-        std::erase_if(
-            base, [&](const std::string& variable) { return variable.starts_with(name + "="); });
-        base.push_back(fmt::format("{}={}", name, value));
+    for (const auto& variable : config_.environment) {
+        const std::string name = variable.first + "=";
+        std::erase_if(base,
+                      [&](const std::string& inherited) { return inherited.starts_with(name); });
+        base.push_back(name + variable.second);
     }
     auto spawned =
         services_.processes.spawn({.command = config_.command,
