@@ -160,6 +160,13 @@ void Daemon::catch_signals() {
         signals_.push_back(std::make_unique<SignalWatcher>(
             loop_, number, [this, by = std::string(name)] { stop(by); }));
     }
+    signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGHUP, [this] {
+        // A terminal that is closed ends what was run in it; a service is told to reload.
+        if (options_.lifetime == Lifetime::kUntilJobsEnd) return stop("SIGHUP");
+        reporter_.event(
+            "", ReportLevel::kWarning,
+            "SIGHUP: the configuration is not reloaded; restart pawld to apply changes");
+    }));
     signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGCHLD, [this] {
         // Ranks are watched by pidfd; this is for orphans that came to us.
         std::vector<pid_t> known;

@@ -67,20 +67,24 @@ JobRunner::JobRunner(config::JobConfig config, JobServices services)
       wake_timer_(services_.loop, [this] { wake(); }),
       tick_timer_(services_.loop, [this] { tick(); }),
       shown_loss_(std::nan("")),
+      arena_worker_("arena"),
       checkpoint_worker_("checkpoint") {
 }
 
 JobRunner::~JobRunner() = default;
 
 Result<void> JobRunner::open() {
-    RETURN_IF_ERROR(store_.open());
-    auto lock = FileLock::take(join_path(store_.directory(), ".lock"));
-    if (!lock) {
-        return Error(lock.error())
-            .while_doing("use checkpoint directory '{}' for job '{}'", store_.directory(),
-                         config_.name);
-    }
+    // Locked before it is swept: what another daemon is writing there is not ours to remove.
+    const auto with_context = [this](const Error& error) {
+        return Error(error).while_doing("use checkpoint directory '{}' for job '{}'",
+                                        store_.directory(), config_.name);
+    };
+    if (auto made = create_directories(services_.fs, store_.directory()); !made)
+        return with_context(made.error());
+    auto lock = FileLock::take(join_path(store_.directory(), kLockName));
+    if (!lock) return with_context(lock.error());
     directory_lock_ = std::move(*lock);
+    RETURN_IF_ERROR(store_.open());
     RETURN_IF_ERROR(create_directories(services_.fs, config_.output_directory));
     const std::string sockets = join_path(services_.state_directory, "jobs");
     RETURN_IF_ERROR(create_directories(services_.fs, sockets));

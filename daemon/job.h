@@ -1,10 +1,10 @@
 // JobRunner: one job, wired. Its policy and its coordinator decide; this carries out and reports
 // back.
 //
-// On the loop's thread. Long work goes to two workers: `checkpoint_worker` (commit, verification,
-// arenas being allocated) and `journal_worker`. What they answer comes back through the loop,
-// tagged with its incarnation. A restart's verification queues behind a commit that is under way:
-// it sees its result.
+// On the loop's thread. Long work goes to workers: `checkpoint_worker` (commit, verification),
+// `arena_worker` (allocation) and `journal_worker`. What they answer comes back through the loop, tagged
+// with its incarnation. A restart's verification queues behind a commit that is under way: it sees its
+// result.
 #pragma once
 
 #include "base/clock.h"
@@ -160,7 +160,9 @@ private:
     Step journalled_step_;
     MonotonicTime journalled_time_;
 
-    // Last, so that it is joined first: its tasks use what is above.
+    // Last, so that they are joined first: their tasks use what is above. Arenas have a worker of
+    // their own, because a rank waits for them while a commit may be under way.
+    Worker arena_worker_;
     Worker checkpoint_worker_;
 };
 

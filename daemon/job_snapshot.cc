@@ -179,7 +179,7 @@ void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& r
     rank.slots.at(request.slot).arena.reset();
     const std::string name =
         fmt::format("pawl-arena-{}-{}-{}", config_.name, rank.rank, request.slot);
-    checkpoint_worker_.post([this, number = launch_->number, id = rank.rank, request, name] {
+    arena_worker_.post([this, number = launch_->number, id = rank.rank, request, name] {
         auto arena = make_arena(name, request.bytes);
         services_.loop.post([this, number, id, request, arena] {
             if (!launch_ || launch_->number != number || launch_->is_over) return;

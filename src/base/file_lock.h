@@ -8,6 +8,9 @@
 
 namespace pawl {
 
+// Of a checkpoint directory, whoever writes there.
+inline constexpr const char* kLockName = ".lock";
+
 class FileLock {
 public:
     // Makes the file if need be; it stays. kBusy if another process holds it.

@@ -360,7 +360,9 @@ Result<void> AttachedRun::finish_wait() {
         if (!received) return received.error();
         note(received->message);
     }
-    return final_verdict_.value_or(Result<void>{});
+    if (final_verdict_) return *final_verdict_;
+    return make_error(ErrorKind::kCancelled,
+                      "pawld is gone: whether the final checkpoint is durable is not known");
 }
 
 // ---- messages ----

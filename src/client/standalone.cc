@@ -1,5 +1,6 @@
 // A run without a daemon: the same checkpoints, written by this process at the step that is due.
 #include "base/clock.h"
+#include "base/file_lock.h"
 #include "base/file_system.h"
 #include "base/invariant.h"
 #include "checkpoint/cadence.h"
@@ -59,6 +60,7 @@ private:
     SystemClock clock_;
     std::unique_ptr<FileSystem> fs_;
     checkpoint::NoLedger ledger_;
+    std::optional<FileLock> lock_;
     checkpoint::Store store_;
     checkpoint::CadencePolicy cadence_;
     checkpoint::CadenceState cadence_state_;
@@ -77,6 +79,10 @@ private:
 };
 
 Result<void> StandaloneRun::open() {
+    RETURN_IF_ERROR(create_directories(*fs_, store_.directory()));
+    auto lock = FileLock::take(join_path(store_.directory(), kLockName));
+    if (!lock) return lock.error();
+    lock_ = std::move(*lock);
     RETURN_IF_ERROR(store_.open());
     auto choice = store_.choose();
     if (!choice) return choice.error();
