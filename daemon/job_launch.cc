@@ -49,6 +49,14 @@ void JobRunner::launch(Incarnation number) {
     // Both at once: ranks import and build while checkpoints are verified, and wait in `attach`.
     checkpoint_worker_.post([this, number] {
         auto choice = std::make_shared<Result<checkpoint::Choice>>(store_.choose());
+        // Room that the policy gives back is given before it is needed: a disk that is full of what
+        // nobody wants must not keep the next checkpoint from being made.
+        if (*choice) {
+            for (std::string& warning :
+                 store_.apply_retention({.keep_last = config_.checkpoint.keep_last})) {
+                (*choice)->warnings.push_back(std::move(warning));
+            }
+        }
         services_.loop.post(
             [this, number, choice] { verdict_reached(number, std::move(*choice)); });
     });
@@ -164,7 +172,7 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
                            to_string(rejected.name), rejected.moved_to, rejected.why));
     }
     for (const std::string& warning : choice->warnings)
-        report(ReportLevel::kWarning, "journal", warning);
+        report(ReportLevel::kWarning, "checkpoint", warning);
     if (choice->some_existed && !choice->chosen) {
         if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
             happened(supervisor::ResumeRefused{

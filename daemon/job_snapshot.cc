@@ -261,11 +261,15 @@ void JobRunner::carry_out(const checkpoint::CoordinatorActions& actions) {
             broadcast(staging::TakeSnapshot{.request = wake_finishing->request});
         } else if (const auto* failed = std::get_if<checkpoint::AttemptFailed>(&action)) {
             ++attempts_failed_;
+            const std::string now_what =
+                failed->retry_in ? fmt::format("It is kept in memory; next try in {}",
+                                               format_duration(*failed->retry_in))
+                                 : std::string("Training goes on; the next is made as planned");
             report(ReportLevel::kWarning, "checkpoint_failed",
-                   fmt::format(
-                       "no checkpoint was made: {}. Training goes on; the next is made as planned",
-                       failed->why));
-            broadcast(staging::SnapshotFailed{.request = failed->request, .why = failed->why});
+                   fmt::format("no checkpoint was made: {}. {}", failed->why, now_what));
+            if (!failed->retry_in) {
+                broadcast(staging::SnapshotFailed{.request = failed->request, .why = failed->why});
+            }
         } else if (const auto* settled = std::get_if<checkpoint::UrgentSettled>(&action)) {
             if (settled->reason == checkpoint::Reason::kSigterm) {
                 happened(supervisor::DrainSettled{

@@ -43,7 +43,8 @@ struct Words {
     Place place;
     bool is_json = false;
     RunOptions run;
-    std::string checkpoint_name;
+    std::string shown_checkpoint = "latest";
+    std::string verified_checkpoint;  // "": all
     std::string table = "events";
     std::uint64_t limit = 20;
     std::uint64_t rank = 0;
@@ -69,6 +70,8 @@ void add_run(CLI::App& app, Words& words) {
     CLI::App* run =
         app.add_subcommand("run", "run a command under a private daemon, and resume it");
     RunOptions& options = words.run;
+    // Said twice, the last one counts: a wrapper's settings can be overridden behind it.
+    run->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     run->add_option("--ranks", options.ranks, "processes, with torchrun's environment")
         ->capture_default_str();
     run->add_option("--name", options.name, "the job's name")->capture_default_str();
@@ -90,7 +93,9 @@ void add_run(CLI::App& app, Words& words) {
     run->add_flag("--start-fresh", options.starts_fresh,
                   "begin at step 0 if all checkpoints are damaged");
     run->add_flag("--quiet", options.is_quiet, "do not show the output of rank 0");
-    run->add_option("command", options.command, "-- COMMAND [ARGUMENT …]")->required();
+    run->add_option("command", options.command, "-- COMMAND [ARGUMENT …]")
+        ->required()
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     run->positionals_at_end();
     run->callback([&words] { words.action = [&words] { return pawl::tools::run(words.run); }; });
 }
@@ -128,19 +133,19 @@ void add_checkpoints(CLI::App& app, Words& words) {
         words.action = [&words] { return list_checkpoints(words.place, words.format()); };
     });
     CLI::App* show = add("show", "what one holds");
-    show->add_option("checkpoint", words.checkpoint_name, "a sequence, a name, a path, or latest")
-        ->default_val("latest");
+    show->add_option("checkpoint", words.shown_checkpoint, "a sequence, a name, a path, or latest")
+        ->capture_default_str();
     show->callback([&words] {
         words.action = [&words] {
-            return show_checkpoint(words.place, words.checkpoint_name, words.format());
+            return show_checkpoint(words.place, words.shown_checkpoint, words.format());
         };
     });
     CLI::App* verify = add("verify", "every digest of one, or of all");
-    verify->add_option("checkpoint", words.checkpoint_name,
+    verify->add_option("checkpoint", words.verified_checkpoint,
                        "a sequence, a name, a path, or latest (default: all)");
     verify->callback([&words] {
         words.action = [&words] {
-            return verify_checkpoints(words.place, words.checkpoint_name, words.format());
+            return verify_checkpoints(words.place, words.verified_checkpoint, words.format());
         };
     });
 }

@@ -37,6 +37,11 @@ CoordinatorActions Coordinator::moved(const Position& position, MonotonicTime no
     CoordinatorActions actions;
     state_.furthest_step = std::max(state_.furthest_step, position.furthest_step);
     state_.furthest_epoch = std::max(state_.furthest_epoch, position.furthest_epoch);
+    if (retry_ && now >= retry_->due) {
+        actions.emplace_back(std::move(retry_->work));
+        retry_.reset();
+        return actions;
+    }
     // Time may have made a nearer target due. What a rank has sealed already is waited for.
     if (has_begun_ && (!open_ || (!is_urgent() && !open_->barrier.has_sealed()))) aim(now, actions);
     return actions;
@@ -149,6 +154,7 @@ CoordinatorActions Coordinator::lost(Rank rank, const std::string& why, Monotoni
     CoordinatorActions actions;
     has_begun_ = false;
     cadence_ = {};
+    retry_.reset();
     // A standing request that nobody has answered is no attempt yet.
     if (open_ && !is_urgent() && !open_->barrier.has_sealed()) close(actions);
     if (open_) apply(open_->barrier.skipped(rank, why), now, actions);
@@ -197,6 +203,15 @@ void Coordinator::fail(const std::string& why, MonotonicTime now, CoordinatorAct
 CoordinatorActions Coordinator::persisted(const Persist& done, bool is_durable,
                                           const std::string& text, MonotonicTime now) {
     CoordinatorActions actions;
+    if (!is_durable && done.reason == Reason::kFinal && has_begun_) {
+        // The training is over: its end is worth waiting for, until somebody makes room or stops
+        // the job.
+        ++attempts_failed_;
+        retry_ = Retry{.work = done, .due = now + kFinalRetryDelay};
+        actions.emplace_back(
+            AttemptFailed{.request = done.request, .why = text, .retry_in = kFinalRetryDelay});
+        return actions;
+    }
     release(done.sealed, actions);
     const Moment moment = moment_of(done.sealed);
     if (persisting_ == moment) persisting_.reset();

@@ -46,6 +46,8 @@ struct WakeFinishing {  // ranks that wait in `finish` take the snapshot of this
 struct AttemptFailed {  // no checkpoint came of this request; nothing durable was lost
     std::uint64_t request = 0;
     std::string why;
+    // Of a final checkpoint: its snapshot is kept in memory, and written again after this time.
+    std::optional<nanoseconds> retry_in;
     friend bool operator==(const AttemptFailed&, const AttemptFailed&) = default;
 };
 struct UrgentSettled {  // an urgent request has its answer
@@ -78,6 +80,8 @@ struct Position {
 
 class Coordinator {
 public:
+    static constexpr nanoseconds kFinalRetryDelay = seconds{5};
+
     // `resumed`: the position that the incarnation begins at; durable, if it was resumed from
     // something.
     Coordinator(std::uint64_t world_size, const CadencePolicy& cadence, const Position& resumed,
@@ -138,6 +142,11 @@ private:
     std::map<Rank, Moment> finishing_;
     std::optional<Moment> final_;
     std::optional<Open> open_;
+    struct Retry {
+        Persist work;
+        MonotonicTime due;
+    };
+    std::optional<Retry> retry_;  // of the final checkpoint
     std::uint64_t last_request_ = 0;
     std::uint64_t attempts_failed_ = 0;
     bool has_begun_ = false;

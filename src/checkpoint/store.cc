@@ -179,6 +179,12 @@ Result<Committed> Store::commit(Manifest manifest, const std::vector<RankImage>&
     return committed;
 }
 
+std::vector<std::string> Store::apply_retention(const RetentionPolicy& retention) {
+    Committed nothing;
+    retain(retention, nothing);
+    return nothing.warnings;
+}
+
 void Store::retain(const RetentionPolicy& policy, Committed& committed) {
     const auto listed = list();
     if (!listed) {

@@ -89,6 +89,10 @@ public:
     [[nodiscard]] Result<Committed> commit(Manifest manifest, const std::vector<RankImage>& images,
                                            const RetentionPolicy& retention);
 
+    // What the policy lets go of what is there already; nothing before something was verified.
+    // Returns what went wrong.
+    [[nodiscard]] std::vector<std::string> apply_retention(const RetentionPolicy& retention);
+
     void set_sequence_floor(Sequence floor) { sequence_floor_ = std::max(sequence_floor_, floor); }
     [[nodiscard]] const std::string& directory() const { return directory_; }
 

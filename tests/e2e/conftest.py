@@ -1,0 +1,196 @@
+"""Real processes, killed for real: what the stories in this folder are told with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(os.environ.get("PAWL_BIN", Path(__file__).resolve().parents[2] / "build" / "bin"))
+PAWL = str(BIN / "pawl")
+PAWLD = str(BIN / "pawld")
+TRAINER = str(BIN / "fashion_mnist")
+
+# Two epochs of 50 steps: enough to be killed in, over in two seconds.
+SMALL = ["--epochs", "2", "--train-samples", "3200", "--test-samples", "500"]
+LAST_STEP = 100
+DEADLINE_S = 60.0
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Returns the first true value of `condition`; fails when the deadline has passed."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"waited {deadline_s:.0f} s for {what}")
+
+
+def processes_of(place: Path) -> list[int]:
+    """Live processes of a job whose state is below `place`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(v.startswith(b"PAWL_JOB_KEY=" + str(place).encode()) for v in environment):
+            found.append(int(entry.name))
+    return found
+
+
+def read_losses(path: Path) -> dict[int, str]:
+    """The loss of each step, as bits. A step that was computed again must have given the same."""
+    losses: dict[int, str] = {}
+    for line in path.read_text().splitlines():
+        step, bits, _ = line.split()
+        assert losses.setdefault(int(step), bits) == bits, f"step {step} was computed twice, differently"
+    return losses
+
+
+@dataclass
+class Ended:
+    code: int
+    output: str
+
+
+@dataclass
+class Place:
+    """A working directory in which `pawl run` is started, killed and started again."""
+
+    path: Path
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    logs: int = 0
+
+    @property
+    def state(self) -> Path:
+        return self.path / ".pawl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.state / "checkpoints"
+
+    def trainer(self, *extra: str) -> list[str]:
+        return [TRAINER, *SMALL, "--losses", str(self.path / "losses"), "--weights", str(self.path / "weights"), *extra]
+
+    def start(
+        self,
+        command: list[str] | None = None,
+        options: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+        program: list[str] | None = None,
+    ) -> subprocess.Popen[str]:
+        self.logs += 1
+        log = (self.path / f"log-{self.logs}").open("w")
+        line = program or [PAWL, "run", "--every-steps", "10", *(options or []), "--", *(command or self.trainer())]
+        process = subprocess.Popen(
+            line,
+            cwd=self.path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+            text=True,
+        )
+        log.close()
+        self.running.append(process)
+        return process
+
+    def output(self) -> str:
+        """What the newest daemon has said."""
+        return (self.path / f"log-{self.logs}").read_text()
+
+    def end(self, process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Ended:
+        try:
+            code = process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end within {deadline_s:.0f} s; it said:\n{self.output()}")
+        return Ended(code, self.output())
+
+    def run(self, command: list[str] | None = None, options: list[str] | None = None, **more: Any) -> Ended:
+        return self.end(self.start(command, options, **more))
+
+    def pawl(self, *words: str) -> Ended:
+        done = subprocess.run(
+            [PAWL, *words], cwd=self.path, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+        )
+        return Ended(done.returncode, done.stdout + done.stderr)
+
+    def json(self, *words: str) -> Any:
+        done = self.pawl(*words, "--json")
+        return json.loads(done.output)
+
+    def job(self) -> dict[str, Any] | None:
+        """The job's status, or None while no daemon answers."""
+        done = self.pawl("status", "--json")
+        return json.loads(done.output)["jobs"][0] if done.code == 0 else None
+
+    def wait_for_step(self, step: int, process: subprocess.Popen[str]) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            assert process.poll() is None, f"the daemon has ended:\n{self.output()}"
+            job = self.job()
+            runs = job and job["ranks"] and all(rank["pid"] for rank in job["ranks"])
+            return job if job and runs and job["step"] >= step else None
+
+        return dict(wait_for(reached, f"step {step}; the daemon said:\n{self.output()}"))
+
+    def newest(self) -> Path:
+        return self.checkpoints / os.readlink(self.checkpoints / "latest")
+
+    def committed(self) -> list[str]:
+        return sorted(p.name for p in self.checkpoints.iterdir() if p.is_dir() and p.name[0].isdigit())
+
+    def assert_equal_to(self, reference: Reference) -> None:
+        """Losses of all steps and final weights are those of the run that was left alone."""
+        assert read_losses(self.path / "losses") == reference.losses
+        assert (self.path / "weights").read_bytes() == reference.weights
+
+
+@dataclass(frozen=True)
+class Reference:
+    losses: dict[int, str]
+    weights: bytes
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A run that nobody disturbs."""
+    place = Place(tmp_path_factory.mktemp("reference"))
+    ended = place.run()
+    assert ended.code == 0, ended.output
+    losses = read_losses(place.path / "losses")
+    assert sorted(losses) == list(range(LAST_STEP))
+    return Reference(losses, (place.path / "weights").read_bytes())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A fresh place; at the end no process of it may be left."""
+    here = Place(tmp_path)
+    yield here
+    for process in here.running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    left = processes_of(tmp_path)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"processes {left} were left behind; the daemon said:\n{here.output() if here.logs else ''}"
+
+
+def crash_in_first_incarnation(point: str, command: list[str]) -> list[str]:
+    """The command, killing itself at a named crash point the first time it is launched."""
+    script = f'if [ "$PAWL_INCARNATION" = 0 ]; then export PAWL_CRASH_POINT="{point}"; fi; exec "$@"'
+    return ["sh", "-c", script, "trainer", *command]

@@ -1,0 +1,233 @@
+"""What the world does to a run: full disks, wrong commands, wrong configurations, a second daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PAWLD, Place, Reference, processes_of, wait_for
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Path]:
+    """A tmpfs that holds five checkpoints of this trainer."""
+    path = place.path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(path)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_costs_checkpoints_but_neither_training_nor_what_is_durable(
+    place: Place, reference: Reference, small_disk: Path
+) -> None:
+    options = ["--checkpoint-dir", str(small_disk), "--keep-last", "100"]
+
+    daemon = place.start(options=options)
+    wait_for(lambda: "It is kept in memory; next try in" in place.output(), "the final checkpoint to fail")
+
+    assert "No space left on device" in place.output()
+    assert "Training goes on" in place.output()
+    verified = place.pawl("checkpoints", "verify", "--checkpoint-dir", str(small_disk))
+    assert verified.code == 0, verified.output
+    assert len([p.name for p in small_disk.iterdir() if p.name[0].isdigit()]) >= 3
+    assert not [p.name for p in small_disk.iterdir() if p.name.startswith(".tmp-")]
+
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    ended = place.end(daemon)
+    assert ended.code == 0, ended.output
+    place.assert_equal_to(reference)
+
+
+def test_a_disk_full_of_what_nobody_wants_is_cleared_before_the_next_checkpoint(
+    place: Place, reference: Reference, small_disk: Path
+) -> None:
+    options = ["--checkpoint-dir", str(small_disk), "--keep-last", "100"]
+    daemon = place.start(options=options)
+    wait_for(lambda: "No space left on device" in place.output(), "the disk to be full")
+    daemon.send_signal(signal.SIGTERM)
+    assert place.end(daemon).code == 75
+
+    ended = place.run(options=[*options, "--keep-last", "2"])
+
+    assert ended.code == 0, ended.output
+    assert "No space left on device" not in ended.output
+    place.assert_equal_to(reference)
+
+
+def test_a_command_that_is_not_found_is_said_and_not_tried_again(place: Place) -> None:
+    ended = place.run(["no-such-trainer"])
+
+    assert ended.code == 127
+    assert "No such file or directory" in ended.output
+    assert "'no-such-trainer'" in ended.output
+    assert "restarting" not in ended.output
+
+
+def test_a_command_that_may_not_be_run_is_said(place: Place) -> None:
+    script = place.path / "script"
+    script.write_text("#!/bin/sh\n")
+
+    ended = place.run([str(script)])
+
+    assert ended.code == 126
+    assert "Permission denied" in ended.output
+
+
+def test_a_command_that_exits_at_once_is_not_restarted_for_ever(place: Place) -> None:
+    ended = place.run(["sh", "-c", "exit 3"], ["--max-restarts", "2"])
+
+    assert ended.code == 3
+    assert ended.output.count("exited with code 3") == 4
+    assert "2 restarts brought no progress" in ended.output
+
+
+def test_a_second_daemon_on_one_state_directory_is_refused_and_the_first_goes_on(place: Place) -> None:
+    first = place.start()
+    place.wait_for_step(5, first)
+
+    second = place.run()
+
+    assert second.code != 0
+    assert "another pawl holds" in second.output
+    assert place.end(first).code == 0
+
+
+def test_two_jobs_on_one_checkpoint_directory_are_refused(place: Place) -> None:
+    first = place.start()
+    place.wait_for_step(5, first)
+
+    second = place.run(options=["--state-dir", "other", "--checkpoint-dir", str(place.checkpoints)])
+
+    assert second.code != 0
+    assert "another pawl holds" in second.output
+    assert str(place.checkpoints) in second.output
+    assert place.end(first).code == 0
+
+
+def test_another_number_of_ranks_is_refused_with_both_numbers(place: Place) -> None:
+    assert place.run().code == 0
+
+    ended = place.run(options=["--ranks", "2"])
+
+    assert ended.code == 65
+    assert "is of 1 ranks, the job has 2" in ended.output
+
+
+def write_config(place: Place, text: str) -> Path:
+    path = place.path / "pawld.yaml"
+    path.write_text(text)
+    return path
+
+
+BAD_CONFIGS = [
+    ("jobs:\n  lm:\n    comand: [true]\n", r"pawld\.yaml:3:5: unknown key 'jobs\.lm\.comand'; did you mean 'command'\?"),
+    (
+        "jobs:\n  lm:\n    command: [true]\n    ranks: two\n    checkpoint: {directory: c}\n",
+        r"pawld\.yaml:4:12: key 'jobs\.lm\.ranks': expected a whole number",
+    ),
+    ("jobs: [\n", r"pawld\.yaml:\d+:\d+: "),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CONFIGS, ids=["typo", "wrong type", "syntax"])
+def test_a_wrong_configuration_is_refused_with_file_line_and_column(place: Place, text: str, message: str) -> None:
+    path = write_config(place, text)
+
+    checked = place.pawl("config", "check", str(path))
+    started = place.run(program=[PAWLD, "--config", str(path)])
+
+    assert re.search(message, checked.output), checked.output
+    assert checked.code != 0
+    assert re.search(message, started.output), started.output
+    assert started.code == 78
+
+
+def test_a_configuration_that_is_not_there_is_said(place: Place) -> None:
+    started = place.run(program=[PAWLD, "--config", str(place.path / "missing.yaml")])
+
+    assert started.code == 78
+    assert "missing.yaml" in started.output
+    assert "No such file or directory" in started.output
+
+
+def test_pawld_as_a_service_tells_systemd_and_drains_at_sigterm(place: Place, reference: Reference) -> None:
+    command = ", ".join(place.trainer())
+    config = write_config(
+        place,
+        f"state_directory: .pawl\njobs:\n  fashion:\n    command: [{command}]\n"
+        "    checkpoint: {directory: .pawl/checkpoints, every_steps: 10}\n",
+    )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(place.path / "notify"))
+    listener.settimeout(0.2)
+    told: list[str] = []
+
+    def is_told(word: str) -> bool:
+        try:
+            told.append(listener.recv(65536).decode())
+        except TimeoutError:
+            pass
+        return any(word in message for message in told)
+
+    environment = {"NOTIFY_SOCKET": str(place.path / "notify"), "WATCHDOG_USEC": "400000"}
+    daemon = place.start(program=[PAWLD, "--config", str(config)], environment=environment)
+    wait_for(lambda: is_told("READY=1"), "READY")
+    wait_for(lambda: is_told("WATCHDOG=1"), "WATCHDOG")
+    place.wait_for_step(20, daemon)
+    daemon.send_signal(signal.SIGTERM)
+    wait_for(lambda: is_told("STOPPING=1"), "STOPPING")
+    wait_for(lambda: is_told("EXTEND_TIMEOUT_USEC="), "EXTEND_TIMEOUT_USEC")
+    stopped = place.end(daemon)
+
+    assert stopped.code == 0, stopped.output
+    assert place.json("checkpoints", "show")["reason"] == "sigterm"
+    assert processes_of(place.path) == []
+
+    again = place.start(program=[PAWLD, "--config", str(config)])
+    wait_for(lambda: (job := place.job()) and job["state"] == "finished", "the end of the job")
+    again.send_signal(signal.SIGTERM)
+    assert place.end(again).code == 0
+    place.assert_equal_to(reference)
+
+
+def test_logs_shows_what_a_rank_printed(place: Place) -> None:
+    assert place.run().code == 0
+
+    shown = place.pawl("logs", "--lines", "1")
+
+    assert shown.output.startswith("finished: best test accuracy")
+
+
+def test_ranks_have_the_environment_of_torchrun(place: Place) -> None:
+    names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RESTART_COUNT"
+    script = f'for name in {names}; do eval "echo $name=\\$$name"; done > environment-$RANK; env > all-$RANK'
+
+    ended = place.run(["sh", "-c", script], ["--ranks", "2"], environment={"PAWL_SECRET": "x", "NOTIFY_SOCKET": ""})
+
+    assert ended.code == 0, ended.output
+    seen = dict(line.split("=") for line in (place.path / "environment-1").read_text().splitlines())
+    port = seen.pop("MASTER_PORT")
+    assert 0 < int(port) < 65536
+    assert seen == {
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    other = dict(line.split("=") for line in (place.path / "environment-0").read_text().splitlines())
+    assert other["MASTER_PORT"] == port
+    assert "PAWL_SECRET" not in (place.path / "all-0").read_text()
+    assert os.path.isdir(place.state)
