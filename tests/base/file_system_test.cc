@@ -47,7 +47,8 @@ protected:
     [[nodiscard]] std::vector<std::string> names() {
         std::vector<std::string> names;
         const auto entries = fs_->list_directory(root_);
-        for (const DirectoryEntry& entry : *entries) names.push_back(entry.name);
+        for (const DirectoryEntry& entry : *entries)
+            names.push_back(entry.name);
         return names;
     }
 
