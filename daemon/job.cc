@@ -179,6 +179,16 @@ void JobRunner::report(ReportLevel level, const std::string& kind, const std::st
     });
 }
 
+void JobRunner::write_journal(std::function<Result<void>()> write) {
+    services_.journal_worker.post([this, write = std::move(write)] {
+        const auto written = write();
+        if (written) return;
+        services_.loop.post([this, why = written.error().text()] {
+            report(ReportLevel::kWarning, "journal", why);
+        });
+    });
+}
+
 void JobRunner::start() {
     stop_leftovers();
 }

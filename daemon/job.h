@@ -2,9 +2,9 @@
 // back.
 //
 // On the loop's thread. Long work goes to workers: `checkpoint_worker` (commit, verification),
-// `arena_worker` (allocation) and `journal_worker`. What they answer comes back through the loop, tagged
-// with its incarnation. A restart's verification queues behind a commit that is under way: it sees its
-// result.
+// `arena_worker` (allocation) and `journal_worker`. What they answer comes back through the loop,
+// tagged with its incarnation. A restart's verification queues behind a commit that is under way:
+// it sees its result.
 #pragma once
 
 #include "base/clock.h"
@@ -91,6 +91,8 @@ private:
     void happened(const supervisor::Event& event);
     void act(const supervisor::Action& action);
     void report(ReportLevel level, const std::string& kind, const std::string& text);
+    // On the journal worker; a failure is reported and costs history, nothing else.
+    void write_journal(std::function<Result<void>()> write);
     void wake();
     void conclude();
 
@@ -102,6 +104,7 @@ private:
     void kill_everything(Incarnation number);
     void check_gone(Incarnation number);
     void stop_leftovers();
+    void kill_and_watch(const std::vector<pid_t>& pids, const std::function<void()>& when_ended);
     void put_incarnation(journal::IncarnationState state);
     void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
     [[nodiscard]] std::vector<pid_t> pids() const;

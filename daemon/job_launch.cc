@@ -147,13 +147,8 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
         record.ended = services_.clock.wall_now();
         record.cause = launch_->cause;
     }
-    services_.journal_worker.post([this, record] {
-        const auto written = services_.journal.put_incarnation(config_.name, record);
-        if (written) return;
-        services_.loop.post([this, why = written.error().text()] {
-            report(ReportLevel::kWarning, "journal", why);
-        });
-    });
+    write_journal(
+        [this, record] { return services_.journal.put_incarnation(config_.name, record); });
 }
 
 // ---- the verdict ----
@@ -279,18 +274,7 @@ void JobRunner::check_gone(Incarnation number) {
     if (processes_running() > 0) return;  // their exits come back here
     const auto found = services_.processes.find(job_key_);
     if (!found) report(ReportLevel::kWarning, "processes", found.error().text());
-    leftovers_.clear();
-    for (const pid_t pid : found ? *found : std::vector<pid_t>{}) {
-        auto pidfd = services_.processes.watch(pid);
-        if (!pidfd) continue;
-        services_.processes.kill_now(pid);
-        Leftover& leftover = leftovers_.emplace_back();
-        leftover.pidfd = std::move(*pidfd);
-        leftover.watcher = std::make_unique<FdWatcher>(
-            services_.loop, leftover.pidfd.get(),
-            [this, number](int) { services_.loop.post([this, number] { check_gone(number); }); });
-        leftover.watcher->watch(UV_READABLE);
-    }
+    kill_and_watch(found ? *found : std::vector<pid_t>{}, [this, number] { check_gone(number); });
     services_.processes.reap_orphans(pids());
     if (!leftovers_.empty()) return;
     if (launch_->cause.empty()) launch_->cause = "stopped";
@@ -299,6 +283,24 @@ void JobRunner::check_gone(Incarnation number) {
     launch_->is_over = true;
     launch_->is_killing = false;
     happened(supervisor::RanksGone{.incarnation = number});
+}
+
+// Kills each and calls back, through the loop, whenever one of them has ended. leftovers_ holds
+// those that were still there.
+void JobRunner::kill_and_watch(const std::vector<pid_t>& pids,
+                               const std::function<void()>& when_ended) {
+    leftovers_.clear();
+    for (const pid_t pid : pids) {
+        auto pidfd = services_.processes.watch(pid);
+        if (!pidfd) continue;
+        services_.processes.kill_now(pid);
+        Leftover& leftover = leftovers_.emplace_back();
+        leftover.pidfd = std::move(*pidfd);
+        leftover.watcher = std::make_unique<FdWatcher>(
+            services_.loop, leftover.pidfd.get(),
+            [this, when_ended](int) { services_.loop.post(when_ended); });
+        leftover.watcher->watch(UV_READABLE);
+    }
 }
 
 std::vector<pid_t> JobRunner::pids() const {
@@ -328,21 +330,9 @@ void JobRunner::stop_leftovers() {
             if (is_same && std::ranges::find(found, pid) == found.end()) found.push_back(pid);
         }
     }
-    leftovers_.clear();
-    for (const pid_t pid : found) {
-        auto pidfd = services_.processes.watch(pid);
-        if (!pidfd) continue;
-        services_.processes.kill_now(pid);
-        Leftover& leftover = leftovers_.emplace_back();
-        leftover.pidfd = std::move(*pidfd);
-        leftover.watcher =
-            std::make_unique<FdWatcher>(services_.loop, leftover.pidfd.get(), [this](int) {
-                services_.loop.post([this] {
-                    if (is_reclaiming_) stop_leftovers();
-                });
-            });
-        leftover.watcher->watch(UV_READABLE);
-    }
+    kill_and_watch(found, [this] {
+        if (is_reclaiming_) stop_leftovers();
+    });
     if (!leftovers_.empty()) {
         if (!is_reclaiming_) {
             report(

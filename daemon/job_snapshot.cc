@@ -369,13 +369,8 @@ void JobRunner::epoch_ended(const RankHolder& rank, const staging::EpochEnded& m
                                    .loss = message.loss,
                                    .time = services_.clock.wall_now(),
                                    .is_epoch_end = true};
-    services_.journal_worker.post([this, record] {
-        const auto written = services_.journal.append_progress(config_.name, {record});
-        if (written) return;
-        services_.loop.post([this, why = written.error().text()] {
-            report(ReportLevel::kWarning, "journal", why);
-        });
-    });
+    write_journal(
+        [this, record] { return services_.journal.append_progress(config_.name, {record}); });
 }
 
 void JobRunner::tick() {
@@ -419,13 +414,8 @@ void JobRunner::journal_progress() {
                                    .epoch = shown_epoch_,
                                    .loss = shown_loss_,
                                    .time = services_.clock.wall_now()};
-    services_.journal_worker.post([this, record] {
-        const auto written = services_.journal.append_progress(config_.name, {record});
-        if (written) return;
-        services_.loop.post([this, why = written.error().text()] {
-            report(ReportLevel::kWarning, "journal", why);
-        });
-    });
+    write_journal(
+        [this, record] { return services_.journal.append_progress(config_.name, {record}); });
 }
 
 }  // namespace pawl::daemon
