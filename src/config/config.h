@@ -29,8 +29,8 @@ struct CadenceConfig {
 };
 
 struct CheckpointConfig {
-    std::string directory;  // absolute after loading; made if missing
-    CadenceConfig cadence;  // default when none is set: every 10 minutes
+    std::string directory;        // absolute after loading; made if missing
+    CadenceConfig cadence;        // default when none is set: every 10 minutes
     std::uint32_t keep_last = 3;  // >= 1
     OnNoValidCheckpoint on_no_valid_checkpoint = OnNoValidCheckpoint::kStop;  // stop | start_fresh
 
@@ -38,11 +38,11 @@ struct CheckpointConfig {
 };
 
 struct RestartConfig {
-    std::uint32_t max = 10;                  // restarts within the window; 0: never restart
+    std::uint32_t max = 10;  // restarts within the window; 0: never restart
     nanoseconds window = std::chrono::hours{1};
     nanoseconds delay_initial = seconds{1};  // doubles with each restart in a row …
     nanoseconds delay_max = seconds{60};     // … up to this
-    std::uint32_t same_step_max = 3;         // failures at one step in a row that stop the job; >= 2
+    std::uint32_t same_step_max = 3;  // failures at one step in a row that stop the job; >= 2
 
     friend bool operator==(const RestartConfig&, const RestartConfig&) = default;
 };
@@ -55,12 +55,12 @@ struct StopConfig {
 };
 
 struct JobConfig {
-    std::string name;  // [A-Za-z0-9._-]{1,64}, not beginning with '.' or '-'
+    std::string name;                  // [A-Za-z0-9._-]{1,64}, not beginning with '.' or '-'
     std::vector<std::string> command;  // not empty; no shell
     std::string working_directory;     // absolute after loading; default: the file's directory
     std::map<std::string, std::string> environment;  // added to the daemon's own; PAWL_* is refused
-    std::uint32_t ranks = 1;           // 1 to 1024
-    std::string output_directory;      // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
+    std::uint32_t ranks = 1;                         // 1 to 1024
+    std::string output_directory;  // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
     CheckpointConfig checkpoint;
     RestartConfig restart;
     StopConfig stop;
