@@ -1,6 +1,8 @@
 // See server.h. cpp-httplib speaks HTTP; routes and texts are ours.
 #include "control/server.h"
 
+#include "base/units.h"
+
 #include <httplib.h>
 #include <nlohmann/json.hpp>
 
@@ -139,7 +141,13 @@ Result<Response> call(const std::string& socket_path, Method method, const std::
     client.set_address_family(AF_UNIX);
     client.set_connection_timeout(2);
     client.set_read_timeout(10);
-    const auto result = method == Method::kGet ? client.Get(target) : client.Post(target);
+    auto result = method == Method::kGet ? client.Get(target) : client.Post(target);
+    // The server's queue of five is full for a moment when many ask at once.
+    constexpr int kTriesMax = 10;
+    for (int i = 1; i < kTriesMax && !result && result.error() == httplib::Error::Connection; ++i) {
+        std::this_thread::sleep_for(milliseconds{10});
+        result = method == Method::kGet ? client.Get(target) : client.Post(target);
+    }
     if (!result) {
         return make_error(ErrorKind::kNotFound, "no daemon answers at '{}': {}", socket_path,
                           httplib::to_string(result.error()));

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 namespace pawl::control {
@@ -123,9 +124,23 @@ JobStatus job_of(const json& from) {
 
 // ---- text ----
 
-std::string cut(const std::string& text, std::size_t columns) {
-    if (text.size() <= columns) return text;
-    return text.substr(0, columns - 3) + "...";
+// Whether a byte begins a character of UTF-8.
+bool begins_character(char byte) {
+    return (static_cast<unsigned char>(byte) & 0xc0U) != 0x80U;
+}
+
+// At most `columns` characters and on one line, whatever a rank or a disk had to say.
+std::string cut(std::string text, std::size_t columns) {
+    const auto is_control = [](unsigned char byte) { return byte < 0x20 || byte == 0x7f; };
+    std::ranges::replace_if(text, is_control, ' ');
+    std::size_t characters = 0;
+    std::size_t end = 0;  // of the text that leaves room for the dots
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (!begins_character(text[i])) continue;
+        if (characters == columns - 3) end = i;
+        if (characters++ == columns) return text.substr(0, end) + "...";
+    }
+    return text;
 }
 
 void add_line(std::string& text, std::string_view label, const std::string& value) {
@@ -141,10 +156,8 @@ std::string progress_of(const JobStatus& job) {
 }
 
 std::string checkpoint_line(const CheckpointStatus& checkpoint, WallTime now) {
-    return fmt::format("{} at step {}, {}, {} ago ({}), verified {}", checkpoint.sequence,
-                       checkpoint.step, format_bytes(checkpoint.bytes),
-                       format_duration(now - checkpoint.time), checkpoint.reason,
-                       checkpoint.verified);
+    return fmt::format("{} at step {}, {}, {} ago", checkpoint.sequence, checkpoint.step,
+                       format_bytes(checkpoint.bytes), format_duration(now - checkpoint.time));
 }
 
 std::string ranks_of(const JobStatus& job) {
@@ -203,6 +216,11 @@ std::string to_text(const DaemonStatus& status) {
         add_line(text, "progress", progress_of(job));
         add_line(text, "checkpoint",
                  job.checkpoint ? checkpoint_line(*job.checkpoint, status.now) : "none yet");
+        if (job.checkpoint) {
+            add_line(text, "",
+                     fmt::format("reason {}, verified {}", job.checkpoint->reason,
+                                 job.checkpoint->verified));
+        }
         add_line(text, "ranks", ranks_of(job));
         std::string incarnation =
             job.incarnation ? fmt::format("{}", *job.incarnation) : "none yet";

@@ -69,7 +69,8 @@ pawld 0.1.0, pid 99, up 1d06h
 
 lm: running
   progress    step 1234, epoch 3, loss 0.1235, 57.7 steps/s
-  checkpoint  43 at step 1200, 3.0 MiB, 1m05s ago (cadence), verified when written
+  checkpoint  43 at step 1200, 3.0 MiB, 1m05s ago
+              reason cadence, verified when written
   ranks       2 of 2 running, 1 attached, 2 snapshots skipped
   incarnation 2, resumed from checkpoint 40, 2 restarts
   failed      1 checkpoint attempts
