@@ -60,8 +60,8 @@ Stopped resumable(std::string text) {
 // Whether a failed incarnation got further than any before it; then the budget is full again.
 void remember_failure(Job& job, MonotonicTime now, const JobPolicy& policy) {
     const bool has_progress = job.step_of_incarnation &&
-                              job.step_of_incarnation == job.furthest_step &&
-                              (!job.failed_step || *job.failed_step < *job.step_of_incarnation);
+                              (!job.furthest_step || *job.furthest_step < *job.step_of_incarnation);
+    if (has_progress) job.furthest_step = job.step_of_incarnation;
     if (has_progress) {
         job.restarts.clear();
         job.failures_in_a_row = 0;
@@ -302,7 +302,6 @@ constexpr bool has_incarnation = requires(const Event& event) {
 Transition progress_seen(Job job, const ProgressSeen& progress) {
     job.step_of_incarnation =
         std::max(job.step_of_incarnation.value_or(progress.step), progress.step);
-    job.furthest_step = std::max(job.furthest_step.value_or(progress.step), progress.step);
     return {.job = std::move(job)};
 }
 
