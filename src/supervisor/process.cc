@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -96,6 +97,8 @@ struct ChildPlan {
     ::dup2(output, STDERR_FILENO);
     if (input > STDERR_FILENO) ::close(input);
     if (output > STDERR_FILENO) ::close(output);
+    // Whatever descriptor the daemon itself was given, or a library opened carelessly, ends here.
+    ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     int code = ENOENT;
     for (const std::string& candidate : plan.candidates) {
         ::execve(candidate.c_str(), plan.arguments.data(), plan.environment.data());
