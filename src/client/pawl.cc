@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <string_view>
 
 #ifndef PAWL_VERSION
@@ -86,6 +87,7 @@ Report report_of(const pawl_progress& progress) {
 
 Metrics metrics_of(const pawl_metric* metrics, std::size_t count) {
     Metrics map;
+    if (metrics == nullptr) return map;
     for (std::size_t i = 0; i < count; ++i) {
         if (metrics[i].name != nullptr) map[metrics[i].name] = metrics[i].value;
     }
@@ -109,7 +111,8 @@ const char* environment(const char* name) {
 
 Result<std::optional<std::uint64_t>> setting(const char* name, std::uint64_t given) {
     auto value = number_from_environment(name);
-    if (!value || value->has_value()) return value;
+    if (!value) return value;
+    if (value->has_value()) given = **value;  // 0 turns it off
     return given != 0 ? std::optional{given} : std::nullopt;
 }
 
@@ -131,6 +134,10 @@ Result<AttachOptions> options_of(const pawl_attach_options* given) {
     if (!every_ms) return every_ms.error();
     const auto keep_last = setting("PAWL_KEEP_LAST", known.keep_last);
     if (!keep_last) return keep_last.error();
+    if (keep_last->value_or(0) > std::numeric_limits<std::uint32_t>::max()) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "environment variable PAWL_KEEP_LAST='{}' is too large", **keep_last);
+    }
     options.every_steps = *every_steps;
     options.every_epochs = *every_epochs;
     if (*every_ms) options.every_time = milliseconds{**every_ms};
