@@ -19,7 +19,23 @@ Result<FileLock> FileLock::take(const std::string& path) {
         }
         return error_from_errno("lock '{}'", path);
     }
+    lock.owner_ = ::getpid();
     return lock;
+}
+
+FileLock& FileLock::operator=(FileLock&& other) noexcept {
+    if (this == &other) return *this;
+    release();
+    fd_ = std::move(other.fd_);
+    owner_ = other.owner_;
+    return *this;
+}
+
+// Forked children have the descriptor too: closing ours would leave it locked by theirs, and a
+// child's end must not unlock it for us.
+void FileLock::release() {
+    if (fd_.is_open() && owner_ == ::getpid()) ::flock(fd_.get(), LOCK_UN);
+    fd_.reset();
 }
 
 }  // namespace pawl

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 #include <type_traits>
 
 namespace pawl::staging {
@@ -43,15 +45,24 @@ void put(json& to, const std::map<std::string, double>& numbers) {
         put(to[name], number);
 }
 
-template <class Tag>
-void get(const json& from, Count<Tag>& count) {
-    count.value = from.get<std::uint64_t>();
+// nlohmann's get<> takes true, -1 and 1.5 for counts, and cuts what is too large.
+struct WrongField : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+std::uint64_t count_of(const json& from, std::uint64_t max) {
+    if (!from.is_number_unsigned() || from.get<std::uint64_t>() > max)
+        throw WrongField("a count is no whole number from 0 to " + std::to_string(max));
+    return from.get<std::uint64_t>();
 }
 void get(const json& from, std::uint64_t& number) {
-    number = from.get<std::uint64_t>();
+    number = count_of(from, std::numeric_limits<std::uint64_t>::max());
 }
 void get(const json& from, std::uint32_t& number) {
-    number = from.get<std::uint32_t>();
+    number = static_cast<std::uint32_t>(count_of(from, std::numeric_limits<std::uint32_t>::max()));
+}
+template <class Tag>
+void get(const json& from, Count<Tag>& count) {
+    get(from, count.value);
 }
 void get(const json& from, double& number) {
     number = from.is_null() ? std::nan("") : from.get<double>();
@@ -66,6 +77,7 @@ void get(const json& from, std::optional<T>& value) {
     get(from, *value);
 }
 void get(const json& from, std::map<std::string, double>& numbers) {
+    if (!from.is_object()) throw WrongField("metrics are no object");
     for (const auto& [name, number] : from.items())
         get(number, numbers[name]);
 }
@@ -147,6 +159,9 @@ Result<Variant> decode_any(std::string_view text) {
         const json object = json::parse(text);
         return decode_type<Variant>(object, object.at("type").get<std::string>());
     } catch (const json::exception& error) {
+        return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",
+                          error.what());
+    } catch (const WrongField& error) {
         return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",
                           error.what());
     }

@@ -38,7 +38,9 @@ void RankServer::accept_all() {
     while (true) {
         auto accepted = accept_from(listener_.get());
         // Whoever may not attach is hung up on; that he tried is no event of the job.
-        if (!accepted) continue;
+        if (!accepted && accepted.error().kind() == ErrorKind::kBusy) continue;
+        // No descriptor, no memory: the connection stays where it is, and the loop goes on.
+        if (!accepted) return;
         if (!accepted->has_value()) return;
         if (sessions_.size() >= kSessionsMax) continue;
         const SessionId id = ++last_session_;
@@ -75,7 +77,9 @@ void RankServer::send(SessionId id, const DaemonMessage& message,
     // Told from the loop, not from within the caller's own work on the session.
     const std::string why =
         sent.error().kind() == ErrorKind::kBusy ? "it has stopped reading" : sent.error().text();
-    loop_.post([this, id, why] { lose(id, why); });
+    loop_.post([server = std::weak_ptr(self_), id, why] {
+        if (const auto alive = server.lock()) (*alive)->lose(id, why);
+    });
 }
 
 void RankServer::close(SessionId id) {

@@ -55,6 +55,8 @@ private:
     std::unique_ptr<FdWatcher> watcher_;
     std::map<SessionId, Session> sessions_;
     SessionId last_session_ = 0;
+    // For tasks that are posted to the loop and may come after the server's end.
+    std::shared_ptr<RankServer*> self_ = std::make_shared<RankServer*>(this);
 };
 
 }  // namespace pawl::staging
