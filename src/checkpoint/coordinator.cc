@@ -92,7 +92,14 @@ CoordinatorActions Coordinator::request_now(Reason reason, const Position& posit
                                             MonotonicTime now) {
     CoordinatorActions actions;
     state_.furthest_step = std::max(state_.furthest_step, position.furthest_step);
-    if (final_) return actions;  // the final checkpoint is on its way, and is as good
+    if (final_) {
+        // The final checkpoint is on its way and as good, unless it can't be written just now.
+        if (retry_) {
+            actions.emplace_back(UrgentSettled{
+                .reason = reason, .text = "the final checkpoint could not be written yet"});
+        }
+        return actions;
+    }
     const bool is_here = position.all_between_steps;
     if (is_here &&
         durable_ == Moment{.step = position.furthest_step, .epoch = position.furthest_epoch}) {

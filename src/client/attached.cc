@@ -359,6 +359,11 @@ Result<void> AttachedRun::finish_wait() {
         auto received = receive();
         if (!received) return received.error();
         note(received->message);
+        refresh_control();
+        if (control_.should_stop && !final_verdict_) {
+            return make_error(ErrorKind::kCancelled,
+                              "stopped before the final checkpoint was durable");
+        }
     }
     if (final_verdict_) return *final_verdict_;
     return make_error(ErrorKind::kCancelled,

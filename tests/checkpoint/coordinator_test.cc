@@ -310,5 +310,21 @@ TEST(Coordinator, AFinalCheckpointThatFailedIsKeptInMemoryAndWrittenAgain) {
     EXPECT_EQ(find<Persist>(due)->sealed, find<Persist>(complete)->sealed);
 }
 
+TEST(Coordinator, ADrainDoesNotWaitForAFinalCheckpointThatCannotBeWritten) {
+    Coordinator coordinator = every_ten_steps(1);
+    std::ignore = coordinator.begin(at(0));
+    const auto final_request =
+        control_of(coordinator.finishing(Rank{0}, moment(25, 1), at(1))).request;
+    const auto complete = coordinator.sealed(final_request, sealed(0, 25, 1), {}, at(2));
+    EXPECT_THAT(coordinator.request_now(Reason::kSigterm, position(25), at(2)), IsEmpty())
+        << "it is on its way";
+    std::ignore = coordinator.persisted(*find<Persist>(complete), false, "disk full", at(3));
+
+    const auto asked = coordinator.request_now(Reason::kSigterm, position(25), at(4));
+
+    ASSERT_NE(find<UrgentSettled>(asked), nullptr);
+    EXPECT_FALSE(find<UrgentSettled>(asked)->is_durable);
+}
+
 }  // namespace
 }  // namespace pawl::checkpoint

@@ -49,6 +49,22 @@ def test_a_full_disk_costs_checkpoints_but_neither_training_nor_what_is_durable(
     place.assert_equal_to(reference)
 
 
+def test_a_stop_does_not_wait_for_a_final_checkpoint_that_cannot_be_written(
+    place: Place, reference: Reference, small_disk: Path
+) -> None:
+    options = ["--checkpoint-dir", str(small_disk), "--keep-last", "100"]
+    daemon = place.start(options=options)
+    wait_for(lambda: "It is kept in memory; next try in" in place.output(), "the final checkpoint to fail")
+
+    daemon.send_signal(signal.SIGTERM)
+    stopped = place.end(daemon, deadline_s=15)
+    ended = place.run(options=[*options, "--keep-last", "2"])
+
+    assert stopped.code == 75, stopped.output
+    assert ended.code == 0, ended.output
+    place.assert_equal_to(reference)
+
+
 def test_a_disk_full_of_what_nobody_wants_is_cleared_before_the_next_checkpoint(
     place: Place, reference: Reference, small_disk: Path
 ) -> None:
