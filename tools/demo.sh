@@ -71,7 +71,7 @@ tell "   \$ pawl run --every-steps $every -- fashion_mnist --epochs $epochs"
 launch
 wait_for_step 250
 news
-"$bin/pawl" status | sed -n '3,7p' | show
+"$bin/pawl" status | sed -n '3,8p' | show
 
 say "2. kill -9 hits the trainer."
 pid=$(field "job['ranks'][0]['pid']")
