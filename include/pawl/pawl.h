@@ -27,7 +27,8 @@
  * asked for, training continues.
  *
  * Threads: one run is used by one thread at a time, except pawl_request_stop. The library starts no
- * thread, installs no signal handler, never exits, and never prints.
+ * thread, installs no signal handler and never exits; it prints only if it finds a mistake of its
+ * own.
  */
 #ifndef PAWL_PAWL_H
 #define PAWL_PAWL_H
@@ -139,8 +140,9 @@ PAWL_API int pawl_poll(pawl_run* run, enum pawl_phase phase, uint32_t* actions);
 /* Memory for an image of exactly `bytes`, writable until it is sealed or aborted.
  * PAWL_SKIPPED: there is none, go on training. */
 PAWL_API int pawl_snapshot_begin(pawl_run* run, uint64_t bytes, void** image);
-/* The image is complete: a torch.save file whose CRCs may be zero. A stray write to it faults from
- * here on. Standalone, this writes and commits the checkpoint before it returns. */
+/* The image is complete: a torch.save file whose CRCs may be zero. Under a daemon a stray write
+ * to it faults from here on. Standalone, this writes and commits the checkpoint before it returns.
+ */
 PAWL_API int pawl_snapshot_seal(pawl_run* run, const pawl_metric* metrics, size_t metric_count);
 /* Drops a begun snapshot; `why` is reported. */
 PAWL_API int pawl_snapshot_abort(pawl_run* run, const char* why);
