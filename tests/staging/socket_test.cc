@@ -196,6 +196,9 @@ int status_of_child(const Body& body) {
 }
 
 TEST(ServerInTrouble, AConnectionThatCannotBeAcceptedDoesNotStopTheLoop) {
+#ifdef __SANITIZE_ADDRESS__
+    GTEST_SKIP() << "the sanitizers' own checks open pipes, for which there is no descriptor here";
+#endif
     const fakes::TemporaryDirectory directory;
     const std::string path = directory.path() + "/rank.sock";
     const int status = status_of_child([&] {
