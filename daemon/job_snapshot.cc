@@ -89,6 +89,7 @@ void JobRunner::greeted(staging::SessionId session, const staging::Hello& hello)
                fmt::format("rank {} was refused: {}", hello.rank, why));
         server_->send(session, staging::Refused{.why = why}, {});
         server_->close(session);
+        lost(session, "it said hello twice");  // nothing, unless it was attached
     };
     if (hello.protocol != staging::kProtocolVersion) {
         return refuse(fmt::format(
@@ -104,6 +105,8 @@ void JobRunner::greeted(staging::SessionId session, const staging::Hello& hello)
     }
     RankHolder& rank = launch_->ranks[hello.rank.value];
     if (rank.session) return refuse("this rank is attached already");
+    if (rank.has_verdict)
+        return refuse("this rank was attached before; an incarnation attaches once");
     if (const auto made = rank.make_pages(config_.name); !made) return refuse(made.error().text());
     rank.session = session;
     rank.framework = hello.framework;

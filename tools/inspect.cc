@@ -27,7 +27,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kExitDamaged = 65;  // EX_DATAERR
+constexpr int kExitDamaged = 65;        // EX_DATAERR
+constexpr int kExitConfiguration = 78;  // EX_CONFIG
 
 void print(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
@@ -355,7 +356,8 @@ Result<int> command_job(const Place& place, const std::string& verb) {
     if (!response) return response.error();
     if (response->http_status == 202) return 0;
     const json body = json::parse(response->body, nullptr, /*allow_exceptions=*/false);
-    return make_error(ErrorKind::kBusy, "{}",
+    const ErrorKind kind = response->http_status == 404 ? ErrorKind::kNotFound : ErrorKind::kBusy;
+    return make_error(kind, "{}",
                       body.is_object() ? body.value("error", response->body) : response->body);
 }
 
@@ -524,9 +526,12 @@ Result<int> check_config(const std::string& path, Format format) {
         json object = {{"path", path}, {"valid", config.has_value()}};
         if (!config) object["error"] = config.error().text();
         print_json(object);
-        return config ? 0 : 78;
+        return config ? 0 : kExitConfiguration;
     }
-    if (!config) return config.error();
+    if (!config) {
+        std::fprintf(stderr, "pawl: %s\n", config.error().text().c_str());
+        return kExitConfiguration;
+    }
     print(fmt::format("{}: valid, {} job{}\n", path, config->jobs.size(),
                       config->jobs.size() == 1 ? "" : "s"));
     for (const config::JobConfig& job : config->jobs) {

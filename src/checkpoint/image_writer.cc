@@ -22,7 +22,10 @@ std::vector<CrcField> fields_of(const torchfile::Directory& directory) {
     std::vector<CrcField> fields;
     for (std::size_t i = 0; i < directory.records.size(); ++i) {
         const torchfile::Record& record = directory.records[i];
-        if (record.descriptor_crc_offset != 0) fields.push_back({record.descriptor_crc_offset, i});
+        // Without a descriptor the local header states the CRC, before the data: it has to be right
+        // already.
+        if (record.descriptor_crc_offset == 0) continue;
+        fields.push_back({record.descriptor_crc_offset, i});
         fields.push_back({record.central_crc_offset, i});
     }
     std::ranges::sort(fields, {}, &CrcField::offset);
@@ -45,6 +48,17 @@ public:
             // A field across the border of two chunks is filled in twice, a part each time.
             if (fields_[next_field_].offset + 4 > end) break;
         }
+    }
+
+    // After the last chunk: records that stated their CRC themselves have it.
+    [[nodiscard]] Result<void> check() const {
+        for (std::size_t i = 0; i < crcs_.size(); ++i) {
+            const torchfile::Record& record = directory_.records[i];
+            if (record.descriptor_crc_offset != 0 || record.crc == crcs_[i]) continue;
+            return make_error(ErrorKind::kCorrupt, "record '{}' has CRC {:08x} and states {:08x}",
+                              record.name, crcs_[i], record.crc);
+        }
+        return {};
     }
 
 private:
@@ -93,6 +107,7 @@ Result<FileEntry> write_image(WritableFile& file, std::span<const std::byte> ima
         entry.chunks.push_back(xxh3_128(copy));
         RETURN_IF_ERROR(file.write_at(begin, copy));
     }
+    RETURN_IF_ERROR(crcs.check());
     return entry;
 }
 

@@ -84,8 +84,11 @@ struct Server::Implementation {
                   });
         http.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
             if (!response.body.empty()) return;
+            const char* const what = response.status == 404
+                                         ? "no such thing"
+                                         : "bad request (a POST needs a Content-Length)";
             answer_error(response, response.status,
-                         fmt::format("no such thing: {} {}", request.method, request.path));
+                         fmt::format("{}: {} {}", what, request.method, request.path));
         });
     }
 };

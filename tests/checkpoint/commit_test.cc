@@ -12,6 +12,8 @@
 
 #include <errno.h>
 
+#include <cstring>
+
 namespace pawl::checkpoint {
 namespace {
 
@@ -121,6 +123,48 @@ TEST(Commit, AnImageThatIsNoTorchFileIsRefused) {
     ASSERT_FALSE(committed.has_value());
     EXPECT_THAT(committed.error().text(), HasSubstr("snapshot of rank 0 as a torch.save file"));
     EXPECT_EQ(newest_valid(disk), 41u);
+}
+
+// A zip without data descriptors, as other writers make them: flag bit 3 is taken out, the CRC of
+// each record stands in its local header and is `right` or zero.
+std::vector<std::byte> image_without_descriptors(bool right) {
+    std::vector<std::byte> image = sample_image(256, 9);
+    EXPECT_TRUE(torchfile::fill_crcs(image));
+    const auto directory = torchfile::read_directory(MemorySource(image));
+    for (const torchfile::Record& record : directory->records) {
+        const std::uint64_t central = record.central_crc_offset - 16;
+        std::uint32_t local = 0;
+        std::uint64_t offset = 0;
+        std::memcpy(&offset, image.data() + central + 46 + record.name.size() + 4 + 16, 8);
+        std::memcpy(&local, image.data() + offset, 4);
+        EXPECT_EQ(local, 0x04034b50u);
+        image[central + 8] &= ~std::byte{8};
+        image[offset + 6] &= ~std::byte{8};
+        const std::uint32_t crc = right ? record.crc : 0;
+        const auto size = static_cast<std::uint32_t>(record.data.bytes);
+        std::memcpy(image.data() + offset + 14, &crc, 4);
+        std::memcpy(image.data() + offset + 18, &size, 4);
+        std::memcpy(image.data() + offset + 22, &size, 4);
+        std::memcpy(image.data() + central + 16, &crc, 4);
+    }
+    return image;
+}
+
+TEST(Commit, RecordsThatStateTheirCrcThemselvesMustStateTheRightOne) {
+    FakeFileSystem disk = disk_holding_41();
+    const auto right = image_without_descriptors(true);
+    const auto wrong = image_without_descriptors(false);
+
+    const auto good =
+        commit(disk, "/ckpt", sample_manifest(42, 42), {{.rank = Rank{0}, .bytes = right}});
+    const auto bad =
+        commit(disk, "/ckpt", sample_manifest(43, 43), {{.rank = Rank{0}, .bytes = wrong}});
+
+    ASSERT_TRUE(good.has_value()) << good.error().text();
+    EXPECT_EQ(disk.content("/ckpt/000042-step-42/rank-00000.pt"), right);
+    ASSERT_FALSE(bad.has_value());
+    EXPECT_THAT(bad.error().text(), HasSubstr("has CRC"));
+    EXPECT_EQ(newest_valid(disk), 42u);
 }
 
 TEST(Commit, NeverReplacesACheckpointOfTheSameName) {
