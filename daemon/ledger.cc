@@ -63,6 +63,17 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         RETURN_IF_ERROR(journal.put_checkpoint(job, record_of(*manifest)));
         ++added;
     }
+    // The other way round: a kill came between a removal or a quarantine and its record.
+    for (journal::CheckpointRecord record : *known) {
+        if (record.state != journal::CheckpointState::kCommitted) continue;
+        const bool is_there = std::ranges::any_of(listed, [&](const checkpoint::Listed& one) {
+            return one.name.sequence == record.sequence;
+        });
+        if (is_there) continue;
+        record.state = journal::CheckpointState::kRemoved;
+        record.detail = "no longer in the directory";
+        RETURN_IF_ERROR(journal.put_checkpoint(job, record));
+    }
     return added;
 }
 

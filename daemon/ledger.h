@@ -29,9 +29,9 @@ private:
     std::string job_;
 };
 
-// Adds what the directory holds and the journal does not know (a new machine, a lost journal, a
-// kill between the commit and its record). Reads manifests, verifies nothing. Returns how many were
-// added.
+// Makes the journal's catalogue agree with the directory: adds what it does not know (a new
+// machine, a lost journal, a kill between the commit and its record), and calls removed what is no
+// longer there. Reads manifests, verifies nothing. Returns how many were added.
 [[nodiscard]] Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs,
                                             const std::string& job,
                                             const std::vector<checkpoint::Listed>& listed);

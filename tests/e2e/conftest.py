@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-BIN = Path(os.environ.get("PAWL_BIN", Path(__file__).resolve().parents[2] / "build" / "bin"))
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(os.environ.get("PAWL_BIN", ROOT / "build" / "bin")).resolve()
 PAWL = str(BIN / "pawl")
 PAWLD = str(BIN / "pawld")
 TRAINER = str(BIN / "fashion_mnist")
@@ -23,6 +25,13 @@ TRAINER = str(BIN / "fashion_mnist")
 SMALL = ["--epochs", "2", "--train-samples", "3200", "--test-samples", "500"]
 LAST_STEP = 100
 DEADLINE_S = 60.0
+
+
+def a_seed() -> int:
+    """Of everything random. Printed; PAWL_TEST_SEED=… repeats it."""
+    seed = int(os.environ.get("PAWL_TEST_SEED", random.randrange(1 << 32)))
+    print(f"repeat it with PAWL_TEST_SEED={seed}")
+    return seed
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -112,6 +121,12 @@ class Place:
         """What the newest daemon has said."""
         return (self.path / f"log-{self.logs}").read_text()
 
+    def kill_what_runs(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
     def end(self, process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Ended:
         try:
             code = process.wait(deadline_s)
@@ -144,10 +159,10 @@ class Place:
             runs = job and job["ranks"] and all(rank["pid"] for rank in job["ranks"])
             return job if job and runs and job["step"] >= step else None
 
-        return dict(wait_for(reached, f"step {step}; the daemon said:\n{self.output()}"))
+        return dict(wait_for(reached, f"step {step}"))
 
     def newest(self) -> Path:
-        return self.checkpoints / os.readlink(self.checkpoints / "latest")
+        return self.checkpoints / (self.checkpoints / "latest").readlink()
 
     def committed(self) -> list[str]:
         return sorted(p.name for p in self.checkpoints.iterdir() if p.is_dir() and p.name[0].isdigit())
@@ -157,22 +172,45 @@ class Place:
         assert read_losses(self.path / "losses") == reference.losses
         assert (self.path / "weights").read_bytes() == reference.weights
 
+    def assert_ended_with_the_file_of(self, reference: Reference) -> None:
+        """The last checkpoint's file is that of the run that was left alone, to the byte: optimizer, RNG and all."""
+        assert (self.newest() / "rank-00000.pt").read_bytes() == reference.file
+
+    def alone(self, command: list[str]) -> list[str]:
+        """The command, holding a lock from its first to its last moment: two at once leave a trace."""
+        script = 'exec 9>>lock; flock --nonblock 9 || echo "incarnation $PAWL_INCARNATION" >>overlaps; exec "$@"'
+        return ["sh", "-c", script, "alone", *command]
+
+    def assert_never_two_at_once(self) -> None:
+        overlaps = self.path / "overlaps"
+        assert (self.path / "lock").exists()
+        assert not overlaps.exists(), f"started while another was running: {overlaps.read_text()}"
+
 
 @dataclass(frozen=True)
 class Reference:
     losses: dict[int, str]
     weights: bytes
+    file: bytes  # the rank's, in the last checkpoint
+
+
+def undisturbed(place: Place, command: list[str], steps: int) -> Reference:
+    ended = place.run(command)
+    assert ended.code == 0, ended.output
+    losses = read_losses(place.path / "losses")
+    assert sorted(losses) == list(range(steps))
+    return Reference(
+        losses=losses,
+        weights=(place.path / "weights").read_bytes(),
+        file=(place.newest() / "rank-00000.pt").read_bytes(),
+    )
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A run that nobody disturbs."""
     place = Place(tmp_path_factory.mktemp("reference"))
-    ended = place.run()
-    assert ended.code == 0, ended.output
-    losses = read_losses(place.path / "losses")
-    assert sorted(losses) == list(range(LAST_STEP))
-    return Reference(losses, (place.path / "weights").read_bytes())
+    return undisturbed(place, place.trainer(), LAST_STEP)
 
 
 @pytest.fixture
@@ -180,14 +218,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
     """A fresh place; at the end no process of it may be left."""
     here = Place(tmp_path)
     yield here
-    for process in here.running:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    here.kill_what_runs()
     left = processes_of(tmp_path)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    assert not left, f"processes {left} were left behind; the daemon said:\n{here.output() if here.logs else ''}"
+    # Seen where the test fails: pytest shows what was printed.
+    for log in range(1, here.logs + 1):
+        print(f"---- program {log} said:\n{(tmp_path / f'log-{log}').read_text()}")
+    assert not left, f"processes {left} were left behind"
 
 
 def crash_in_first_incarnation(point: str, command: list[str]) -> list[str]:

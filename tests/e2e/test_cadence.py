@@ -49,8 +49,10 @@ def test_by_time_a_checkpoint_is_made_when_it_is_due(place: Place) -> None:
 def test_a_daemon_that_outlives_trainers_carries_no_training_framework(program: str) -> None:
     libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
 
-    assert "libpthread" in libraries or "libc.so" in libraries
-    assert not [name for name in ("torch", "c10", "cuda") if name in libraries], libraries
+    # The names alone: the addresses behind them are random, and "c10" is also hexadecimal.
+    names = [line.split()[0] for line in libraries.splitlines()]
+    assert any(name.startswith("libc.so") for name in names), libraries
+    assert not [name for name in names if any(word in name for word in ("torch", "c10", "cuda"))]
 
 
 def test_libpawl_shows_nothing_but_its_own_names() -> None:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 
 import pytest
-from conftest import LAST_STEP, Place, Reference, crash_in_first_incarnation, processes_of, wait_for
+from conftest import (
+    LAST_STEP,
+    ROOT,
+    Place,
+    Reference,
+    a_seed,
+    crash_in_first_incarnation,
+    processes_of,
+    read_losses,
+    wait_for,
+)
 
 COMMIT_POINTS = [
     "commit: temporary directory made",
@@ -26,6 +37,15 @@ COMMIT_POINTS = [
 ]
 START_POINTS = ["start: incarnation journalled", "start: rank spawned"]
 SNAPSHOT_POINTS = ["snapshot: begun", "snapshot: half copied", "snapshot: copied", "snapshot: sealed"]
+QUARANTINE_POINTS = ["quarantine: renamed"]  # test_damaged.py
+
+
+def test_every_crash_point_of_the_source_is_died_at_in_a_test() -> None:
+    sources = [path for room in ("src", "daemon", "tools") for path in (ROOT / room).rglob("*.cc")]
+
+    named = {name for path in sources for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())}
+
+    assert named == {*COMMIT_POINTS, *START_POINTS, *SNAPSHOT_POINTS, *QUARANTINE_POINTS}
 
 
 def another_rank(place: Place, killed: set[int], step: int) -> int | None:
@@ -38,10 +58,8 @@ def another_rank(place: Place, killed: set[int], step: int) -> int | None:
 
 
 def test_a_trainer_killed_ten_times_at_random_points_gives_the_same_result(place: Place, reference: Reference) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    steps = sorted(random.Random(seed).sample(range(LAST_STEP - 5), 10))
-    daemon = place.start(options=["--max-restarts", "20"])
+    steps = sorted(random.Random(a_seed()).sample(range(LAST_STEP - 5), 10))
+    daemon = place.start(place.alone(place.trainer()), ["--max-restarts", "20"])
 
     killed: set[int] = set()
     for step in steps:
@@ -52,6 +70,7 @@ def test_a_trainer_killed_ten_times_at_random_points_gives_the_same_result(place
 
     assert ended.code == 0, ended.output
     assert len(killed) == 10
+    place.assert_never_two_at_once()
     place.assert_equal_to(reference)
 
 
@@ -65,6 +84,7 @@ def test_a_trainer_killed_inside_a_snapshot_costs_only_that_snapshot(
     assert "was killed by SIGKILL" in ended.output
     assert "resumes from checkpoint" in ended.output
     place.assert_equal_to(reference)
+    place.assert_ended_with_the_file_of(reference)
 
 
 @pytest.mark.parametrize("point", COMMIT_POINTS + START_POINTS)
@@ -72,32 +92,34 @@ def test_a_daemon_killed_between_two_steps_loses_no_committed_checkpoint(
     place: Place, reference: Reference, point: str
 ) -> None:
     occurrence = 1 if point in START_POINTS else 2
-    crashed = place.end(
-        place.start(options=["--keep-last", "1"], environment={"PAWL_CRASH_POINT": f"{point}#{occurrence}"})
-    )
+    command = place.alone(place.trainer())
+    crashed = place.run(command, ["--keep-last", "1"], environment={"PAWL_CRASH_POINT": f"{point}#{occurrence}"})
     assert crashed.code == -signal.SIGKILL, crashed.output
     verified = place.pawl("checkpoints", "verify")
     assert verified.code == 0, verified.output
     before = place.committed()
 
-    ended = place.run(options=["--keep-last", "1"])
+    ended = place.run(command, ["--keep-last", "1"])
 
     assert ended.code == 0, ended.output
     if before:
         assert f"resumes from checkpoint {int(before[-1].split('-')[0])} " in ended.output
     assert not [p.name for p in place.checkpoints.iterdir() if p.name.startswith(".tmp-")]
+    place.assert_never_two_at_once()
     place.assert_equal_to(reference)
+    place.assert_ended_with_the_file_of(reference)
 
 
 def test_ranks_of_a_killed_daemon_are_stopped_before_they_are_started_again(place: Place, reference: Reference) -> None:
-    daemon = place.start()
+    command = place.alone(place.trainer())
+    daemon = place.start(command)
     job = place.wait_for_step(25, daemon)
     orphan = job["ranks"][0]["pid"]
     daemon.kill()
     place.end(daemon)
     assert orphan in processes_of(place.path), "the rank outlives its daemon"
 
-    second = place.start()
+    second = place.start(command)
     job = place.wait_for_step(1, second)
     running = processes_of(place.path)
     ended = place.end(second)
@@ -106,6 +128,7 @@ def test_ranks_of_a_killed_daemon_are_stopped_before_they_are_started_again(plac
     assert job["ranks"][0]["pid"] in running
     assert "a daemon died and left a process of this job running" in ended.output
     assert ended.code == 0, ended.output
+    place.assert_never_two_at_once()
     place.assert_equal_to(reference)
 
 
@@ -122,8 +145,24 @@ def test_two_ranks_are_checkpointed_at_one_step_and_restarted_together(place: Pl
     for name in place.committed():
         files = sorted(p.name for p in (place.checkpoints / name).iterdir())
         assert files == ["manifest.json", "rank-00000.pt", "rank-00001.pt"]
+    # Both have the same seed and data, so each gives what one alone would have given.
+    assert read_losses(place.path / "losses-0") == reference.losses
+    assert read_losses(place.path / "losses-1") == reference.losses
     assert (place.path / "weights-0").read_bytes() == reference.weights
     assert place.pawl("checkpoints", "verify").code == 0
+
+
+def test_the_files_of_two_ranks_in_one_checkpoint_are_of_one_step(place: Place) -> None:
+    torch = pytest.importorskip("torch")
+    daemon = place.start(place.trainer(), ["--ranks", "2"])
+    place.wait_for_step(30, daemon)
+    daemon.send_signal(signal.SIGTERM)
+    stopped = place.end(daemon)
+
+    assert stopped.code == 75, stopped.output
+    for name in place.committed():
+        files = [torch.load(place.checkpoints / name / f"rank-{rank:05}.pt") for rank in (0, 1)]
+        assert [file["step"] for file in files] == [int(name.split("-")[-1])] * 2
 
 
 def test_a_grandchild_in_a_session_of_its_own_is_gone_after_the_stop(place: Place) -> None:

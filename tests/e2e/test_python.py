@@ -86,7 +86,10 @@ def test_a_python_script_continues_training_from_what_the_cpp_trainer_wrote(plac
     script.write_text(textwrap.dedent(SCRIPT.replace("{optimizer}", OPTIMIZERS[optimizer])))
 
     done = subprocess.run(
-        [sys.executable, str(script), str(place.newest() / "rank-00000.pt")], capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(place.newest() / "rank-00000.pt")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

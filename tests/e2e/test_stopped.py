@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
-from conftest import LAST_STEP, TRAINER, Place, Reference, wait_for
+import pytest
+from conftest import LAST_STEP, PAWL, TRAINER, Place, Reference, undisturbed, wait_for
 
 
 def test_sigterm_in_mid_training_saves_that_step_and_exits_with_75(place: Place, reference: Reference) -> None:
@@ -25,29 +28,78 @@ def test_sigterm_in_mid_training_saves_that_step_and_exits_with_75(place: Place,
     place.assert_equal_to(reference)
 
 
-def test_sigterm_during_an_evaluation_does_not_wait_for_its_end(place: Place) -> None:
-    # One epoch of 10 steps, then an evaluation of 10,000 images, longer than the training.
-    command = [TRAINER, "--epochs", "1", "--train-samples", "640", "--losses", str(place.path / "losses")]
-    daemon = place.start(command, ["--every-steps", "1000"])
-    wait_for(
-        lambda: (job := place.job()) and job["ranks"] and job["ranks"][0]["phase"] == "evaluation",
-        "the evaluation",
-    )
+def evaluates_long(place: Path) -> list[str]:
+    """Two epochs of 10 steps, and after each an evaluation of 10,000 images, longer than the training."""
+    files = ["--losses", str(place / "losses"), "--weights", str(place / "weights")]
+    return [TRAINER, "--epochs", "2", "--train-samples", "640", *files]
 
+
+@pytest.fixture(scope="module")
+def long_reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    place = Place(tmp_path_factory.mktemp("long_reference"))
+    return undisturbed(place, evaluates_long(place.path), 20)
+
+
+def stop_in_evaluation(place: Place, epoch: int) -> None:
+    daemon = place.start(evaluates_long(place.path), ["--every-steps", "1000"])
+
+    def evaluates() -> bool:
+        job = place.job()
+        return bool(job and job["epoch"] == epoch and job["ranks"] and job["ranks"][0]["phase"] == "evaluation")
+
+    wait_for(evaluates, f"the evaluation of epoch {epoch}")
     daemon.send_signal(signal.SIGTERM)
     stopped = place.end(daemon)
 
     assert stopped.code == 75, stopped.output
+    assert f"epoch {epoch}: test accuracy" not in stopped.output, "it waited for the evaluation's end"
     newest = place.json("checkpoints", "show")
-    assert (newest["reason"], newest["step"], newest["epoch"]) == ("sigterm", 10, 0)
-    ended = place.run(command)
+    assert (newest["reason"], newest["step"], newest["epoch"]) == ("sigterm", 10 * (epoch + 1), epoch)
+
+
+def test_sigterm_during_an_evaluation_does_not_wait_for_its_end(place: Place, long_reference: Reference) -> None:
+    stop_in_evaluation(place, epoch=0)
+
+    ended = place.run(evaluates_long(place.path))
+
     assert ended.code == 0, ended.output
-    assert place.json("checkpoints", "show")["epoch"] == 1
+    assert place.json("checkpoints", "show")["epoch"] == 2
+    place.assert_equal_to(long_reference)
+
+
+def test_a_stop_in_the_last_evaluation_leaves_no_trace_in_the_last_checkpoint(
+    place: Place, long_reference: Reference
+) -> None:
+    stop_in_evaluation(place, epoch=1)
+
+    ended = place.run(evaluates_long(place.path))
+
+    assert ended.code == 0, ended.output
+    place.assert_ended_with_the_file_of(long_reference)
+
+
+def test_sigterm_while_the_trainer_still_starts_stops_it_all_the_same(place: Place, reference: Reference) -> None:
+    daemon = place.start()
+    wait_for(lambda: (job := place.job()) and job["ranks"] and job["ranks"][0]["pid"], "a rank")
+
+    daemon.send_signal(signal.SIGTERM)
+    stopped = place.end(daemon)
+    ended = place.run()
+
+    assert stopped.code == 75, stopped.output
+    assert ended.code == 0, ended.output
+    place.assert_equal_to(reference)
 
 
 def test_an_unattached_program_gets_sigterm_itself(place: Place) -> None:
-    script = 'trap "echo asked to stop; exit 0" TERM; echo ready; while :; do sleep 0.05; done'
-    daemon = place.start(["sh", "-c", script])
+    script = (
+        "import signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "print('ready', flush=True)\n"
+        "signal.sigwait([signal.SIGTERM])\n"
+        "print('asked to stop', flush=True)\n"
+    )
+    daemon = place.start([sys.executable, "-c", script])
     wait_for(lambda: "ready" in place.output(), "the script to be ready")
 
     daemon.send_signal(signal.SIGTERM)
@@ -95,12 +147,13 @@ def test_a_run_without_a_daemon_saves_at_sigterm_and_resumes(place: Place, refer
     alone.send_signal(signal.SIGTERM)
     stopped = place.end(alone)
     assert stopped.code == 0, stopped.output
-    assert "reason" in (place.path / "checkpoints" / "latest" / "manifest.json").read_text()
+    newest = place.json("checkpoints", "show", "--checkpoint-dir", "checkpoints")
+    assert newest["reason"] == "sigterm"
 
     ended = place.run(program=command)
 
     assert ended.code == 0, ended.output
-    assert "resumed at step" in ended.output
+    assert f"resumed at step {newest['step']}, epoch {newest['epoch']}" in ended.output
     place.assert_equal_to(reference)
 
 
@@ -134,9 +187,7 @@ def test_status_reads_well_at_80_columns(place: Place) -> None:
     daemon = place.start()
     place.wait_for_step(15, daemon)
 
-    text = subprocess.run(
-        [TRAINER.replace("fashion_mnist", "pawl"), "status"], cwd=place.path, capture_output=True, text=True, check=True
-    ).stdout
+    text = subprocess.run([PAWL, "status"], cwd=place.path, capture_output=True, text=True, check=True).stdout
     daemon.kill()
 
     long = [line for line in text.splitlines() if len(line) > 80 and not line.startswith("  directory")]
