@@ -198,7 +198,7 @@ int train(const Options& options) {
     LossFile losses(options.losses);
     while (run.epoch() < options.epochs) {
         net->train();
-        double loss_value = 0;
+        double loss_value = run.loss();  // resumed behind an epoch's last step, it is that step's
         while (const auto batch = sampler.next()) {
             optimizer->zero_grad();
             const auto guess = net(training.images.index_select(0, *batch));

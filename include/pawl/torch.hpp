@@ -84,6 +84,7 @@ public:
 
     std::uint64_t step() const;   // optimizer steps completed
     std::uint64_t epoch() const;  // epochs completed: the one to train next
+    double loss() const;          // as last reported, also by the run that was resumed; NaN before
     int rank() const;
     int world_size() const;
     bool is_attached() const;

@@ -257,6 +257,9 @@ void TorchRun::Implementation::restore(const StateReader& reader, Restoration& r
              [&](const tf::Value& value) { restore_sampler(*sampler, value, restoration); });
     }
     with("rng_state", [&](const tf::Value& value) { restore_rng(value, reader, restoration); });
+    if (const auto saved = torch_state::number_of(root->find("loss"), reader)) {
+        restoration.later([this, saved] { loss = *saved; });
+    }
     if (values.empty()) return;
     with("values", [&](const tf::Value& value) {
         const auto* dict = value.get_if<tf::Dict>();
@@ -353,6 +356,9 @@ std::uint64_t TorchRun::step() const {
 }
 std::uint64_t TorchRun::epoch() const {
     return implementation_->epoch;
+}
+double TorchRun::loss() const {
+    return implementation_->loss;
 }
 int TorchRun::rank() const {
     return implementation_->run.rank();
