@@ -162,9 +162,12 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
         return;
     }
     for (const checkpoint::Rejected& rejected : choice->rejected) {
+        const std::string where = rejected.moved_to.empty()
+                                      ? std::string("could not be moved away")
+                                      : fmt::format("was moved to '{}'", rejected.moved_to);
         report(ReportLevel::kError, "checkpoint_quarantined",
-               fmt::format("checkpoint {} is damaged and was moved to '{}': {}",
-                           to_string(rejected.name), rejected.moved_to, rejected.why));
+               fmt::format("checkpoint {} is damaged and {}: {}", to_string(rejected.name), where,
+                           rejected.why));
     }
     for (const std::string& warning : choice->warnings)
         report(ReportLevel::kWarning, "checkpoint", warning);

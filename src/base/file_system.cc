@@ -140,9 +140,16 @@ public:
         if (!fd.is_open()) return error_from_errno("create '{}'", path);
         // posix_fallocate would write zeros where the filesystem can't allocate: slow, and no
         // safer.
-        if (bytes > 0 && ::fallocate(fd.get(), 0, 0, static_cast<off_t>(bytes)) != 0) {
-            if (errno != EOPNOTSUPP && errno != ENOSYS) {
-                return error_from_errno("allocate {} bytes for '{}'", bytes, path);
+        int code = 0;
+        do {  // tmpfs gives up with EINTR whenever a signal comes
+            code = bytes == 0 || ::fallocate(fd.get(), 0, 0, static_cast<off_t>(bytes)) == 0
+                       ? 0
+                       : errno;
+        } while (code == EINTR);
+        if (code != 0) {
+            if (code != EOPNOTSUPP && code != ENOSYS) {
+                return error_from_code(code,
+                                       fmt::format("allocate {} bytes for '{}'", bytes, path));
             }
             if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
                 return error_from_errno("set the size of '{}' to {} bytes", path, bytes);
@@ -237,7 +244,9 @@ Result<void> create_directories(FileSystem& fs, const std::string& path) {
     }
     const auto created = fs.create_directory(path);
     if (!created && created.error().kind() != ErrorKind::kAlreadyExists) return created.error();
-    return {};
+    // Else a power cut takes the directory away with all that was made durable in it.
+    if (slash == std::string::npos) return fs.sync_directory(".");
+    return fs.sync_directory(slash == 0 ? "/" : path.substr(0, slash));
 }
 
 Result<void> remove_tree(FileSystem& fs, const std::string& path) {

@@ -100,6 +100,8 @@ CoordinatorActions Coordinator::request_now(Reason reason, const Position& posit
         }
         return actions;
     }
+    // What a drain is waiting for answers a request by hand as well.
+    if (reason == Reason::kRequest && is_urgent()) return actions;
     const bool is_here = position.all_between_steps;
     if (is_here &&
         durable_ == Moment{.step = position.furthest_step, .epoch = position.furthest_epoch}) {
@@ -221,6 +223,8 @@ CoordinatorActions Coordinator::persisted(const Persist& done, bool is_durable,
     }
     release(done.sealed, actions);
     const Moment moment = moment_of(done.sealed);
+    // finishing() asked for nothing because this was on its way.
+    const bool is_awaited_as_final = final_ == moment && persisting_ == moment;
     if (persisting_ == moment) persisting_.reset();
     if (is_durable) {
         durable_ = std::max(durable_.value_or(moment), moment);
@@ -232,7 +236,7 @@ CoordinatorActions Coordinator::persisted(const Persist& done, bool is_durable,
         actions.emplace_back(
             UrgentSettled{.reason = done.reason, .is_durable = is_durable, .text = text});
     }
-    if (final_ && done.reason != Reason::kFinal) open_final(actions);
+    if (is_awaited_as_final && done.reason != Reason::kFinal) open_final(actions);
     if (has_begun_ && !open_) aim(now, actions);
     return actions;
 }
@@ -248,7 +252,9 @@ CoordinatorActions Coordinator::finishing(Rank rank, const Moment& moment, Monot
         const std::string why = fmt::format(
             "rank {} finished at step {} of epoch {}, rank {} at step {} of epoch {}", rank,
             moment.step, moment.epoch, other, other_moment.step, other_moment.epoch);
-        if (!open_) open(Reason::kFinal, {.at_step = moment.step}, actions);
+        close(actions);
+        open(Reason::kFinal, {.at_step = moment.step}, actions);
+        actions.emplace_back(WakeFinishing{.request = open_->barrier.request()});
         fail(why, now, actions);
         return actions;
     }

@@ -89,7 +89,11 @@ Result<Choice> Store::choose() {
             return choice;
         }
         auto rejected = quarantine(checkpoint, *verification);
-        if (!rejected) return rejected.error();
+        if (!rejected) {  // it stays where it is, and the one before it is as good
+            choice.warnings.push_back(rejected.error().text());
+            choice.rejected.push_back({.name = checkpoint.name, .why = summary_of(*verification)});
+            continue;
+        }
         if (const auto told = ledger_.quarantined(checkpoint.name, rejected->why); !told) {
             choice.warnings.push_back(told.error().text());
         }
@@ -203,6 +207,8 @@ void Store::retain(const RetentionPolicy& policy, Committed& committed) {
             directory_, fmt::format("{}{}", kTemporaryPrefix, to_string(checkpoint.name)));
         auto removed = fs_.rename(checkpoint.path, doomed);
         crash_point("retention: renamed");
+        // Nor a power cut: the rename is durable before anything in it goes.
+        if (removed) removed = fs_.sync_directory(directory_);
         if (removed) removed = remove_tree(fs_, doomed);
         if (removed) removed = ledger_.removed(checkpoint.name, "retention");
         if (!removed) {

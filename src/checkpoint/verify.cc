@@ -5,37 +5,77 @@
 #include "torchfile/archive.h"
 
 #include <algorithm>
+#include <map>
 
 namespace pawl::checkpoint {
 namespace {
 
-// Names the record, and the tensor in it, that lies in [begin, end) and does not have its CRC.
-// Best effort: a damaged directory or pickle leaves the fields empty.
-void name_record(const ByteSource& source, Damage& damage) {
-    const auto directory = torchfile::read_directory(source);
-    if (!directory) {
-        damage.text += fmt::format(" ({})", directory.error().text());
-        return;
+// Names the record, and the tensor in it, that lies in a damaged chunk and does not have its CRC.
+// Best effort: a damaged directory or pickle leaves the fields empty. Each record is read once,
+// however many of its chunks are damaged.
+class RecordNames {
+public:
+    explicit RecordNames(const ByteSource& source) : source_(source) {}
+
+    void name_record(Damage& damage) {
+        if (!directory_) read();
+        if (!*directory_) {
+            damage.text += fmt::format(" ({})", directory_->error().text());
+            return;
+        }
+        const auto& records = (*directory_)->records;
+        std::optional<std::size_t> found;
+        for (std::size_t i = 0; i < records.size(); ++i) {
+            const torchfile::Extent& data = records[i].data;
+            const bool overlaps =
+                data.offset < damage.chunk_end && data.offset + data.bytes > damage.chunk_begin;
+            if (!overlaps || !is_damaged(i)) continue;
+            // One that reaches in from a chunk before was named there; it may be whole in here.
+            if (!found || is_named_[*found]) found = i;
+        }
+        if (!found) {
+            damage.text += " (outside the data of all records)";
+            return;
+        }
+        is_named_[*found] = true;
+        damage.record = records[*found].name;
+        if (const auto tensor = tensors_.find(records[*found].data.offset);
+            tensor != tensors_.end()) {
+            damage.tensor = tensor->second;
+        }
     }
-    torchfile::Directory overlapping{.root = directory->root};
-    for (const torchfile::Record& record : directory->records) {
-        const bool overlaps = record.data.offset < damage.chunk_end &&
-                              record.data.offset + record.data.bytes > damage.chunk_begin;
-        if (overlaps) overlapping.records.push_back(record);
+
+private:
+    void read() {
+        directory_ = torchfile::read_directory(source_);
+        if (!*directory_) return;
+        is_damaged_.resize((*directory_)->records.size());
+        is_named_.resize((*directory_)->records.size());
+        const auto archive = torchfile::read_archive(source_);
+        if (!archive) return;
+        const std::vector<std::string> paths = torchfile::storage_paths(archive->document);
+        for (std::size_t i = 0; i < archive->storages.size(); ++i) {
+            if (archive->storages[i].bytes > 0) tensors_[archive->storages[i].offset] = paths[i];
+        }
     }
-    const auto damaged = torchfile::first_damaged_record(source, overlapping);
-    if (!damaged || !damaged->has_value()) {
-        damage.text += " (outside the data of all records)";
-        return;
+
+    bool is_damaged(std::size_t index) {
+        auto& known = is_damaged_[index];
+        if (!known) {
+            const torchfile::Directory one{.records = {(*directory_)->records[index]},
+                                           .root = (*directory_)->root};
+            const auto damaged = torchfile::first_damaged_record(source_, one);
+            known = damaged.has_value() && damaged->has_value();
+        }
+        return *known;
     }
-    damage.record = overlapping.records[**damaged].name;
-    const auto archive = torchfile::read_archive(source);
-    if (!archive) return;
-    const std::vector<std::string> paths = torchfile::storage_paths(archive->document);
-    for (std::size_t i = 0; i < archive->storages.size(); ++i) {
-        if (archive->storages[i] == overlapping.records[**damaged].data) damage.tensor = paths[i];
-    }
-}
+
+    const ByteSource& source_;
+    std::optional<Result<torchfile::Directory>> directory_;
+    std::vector<std::optional<bool>> is_damaged_;
+    std::vector<bool> is_named_;
+    std::map<std::uint64_t, std::string> tensors_;  // by the offset of their storage
+};
 
 void verify_file(FileSystem& fs, const std::string& path, const FileEntry& entry,
                  Verification& result) {
@@ -51,6 +91,7 @@ void verify_file(FileSystem& fs, const std::string& path, const FileEntry& entry
                                                       source.size(), entry.bytes)});
         return;
     }
+    RecordNames names(source);
     std::vector<std::byte> buffer(std::min(entry.chunk_bytes, entry.bytes));
     for (std::size_t i = 0; i < entry.chunks.size(); ++i) {
         const std::uint64_t begin = i * entry.chunk_bytes;
@@ -67,7 +108,7 @@ void verify_file(FileSystem& fs, const std::string& path, const FileEntry& entry
         if (found == entry.chunks[i]) continue;
         damage.text = fmt::format("its digest is {}, the manifest says {}", found.hex(),
                                   entry.chunks[i].hex());
-        name_record(source, damage);
+        names.name_record(damage);
         result.damages.push_back(std::move(damage));
     }
 }
