@@ -151,7 +151,7 @@ void JobRunner::lost(staging::SessionId session, const std::string& why) {
     if (launch_->is_killing || launch_->is_over) return;
     launch_->all_attached = false;
     // A rank that ends hangs up first: its exit, which follows, says more than this would.
-    if (why != "it hung up") {
+    if (why != staging::kHungUp) {
         report(ReportLevel::kWarning, "rank_lost",
                fmt::format("rank {} is no longer attached: {}", rank->rank, why));
     }

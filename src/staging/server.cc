@@ -61,7 +61,7 @@ void RankServer::receive_from(SessionId id) {
         auto packet = receive_packet(session->second.socket.get(), Wait::kNoBlock);
         if (!packet) return lose(id, packet.error().text());
         if (!packet->has_value()) return;
-        if ((*packet)->text.empty()) return lose(id, "it hung up");
+        if ((*packet)->text.empty()) return lose(id, std::string(kHungUp));
         const auto message = decode_rank_message((*packet)->text);
         if (!message) return lose(id, message.error().text());
         handler_.received(id, *message);
@@ -75,8 +75,9 @@ void RankServer::send(SessionId id, const DaemonMessage& message,
     const auto sent = send_packet(session->second.socket.get(), encode(message), descriptors);
     if (sent) return;
     // Told from the loop, not from within the caller's own work on the session.
-    const std::string why =
-        sent.error().kind() == ErrorKind::kBusy ? "it has stopped reading" : sent.error().text();
+    std::string why = sent.error().text();
+    if (sent.error().kind() == ErrorKind::kBusy) why = "it has stopped reading";
+    if (sent.error().kind() == ErrorKind::kCancelled) why = kHungUp;
     loop_.post([server = std::weak_ptr(self_), id, why] {
         if (const auto alive = server.lock()) (*alive)->lose(id, why);
     });

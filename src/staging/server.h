@@ -10,11 +10,15 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace pawl::staging {
 
 using SessionId = std::uint64_t;
+
+// Why a session is lost whose rank has ended, or has let go of it: no fault by itself.
+inline constexpr std::string_view kHungUp = "it hung up";
 
 class RankServer {
 public:

@@ -117,7 +117,9 @@ Result<void> send_packet(int socket, std::string_view text, const std::vector<in
     }
     while (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0) {
         if (errno == EINTR) continue;
-        return error_from_errno("send a message");
+        const bool is_gone = errno == EPIPE || errno == ECONNRESET;
+        const Error error = error_from_errno("send a message");
+        return is_gone ? Error(ErrorKind::kCancelled, error.message()) : error;
     }
     return {};
 }

@@ -27,7 +27,8 @@ struct Packet {
 
 inline constexpr std::size_t kDescriptorsMax = 4;
 
-// kBusy if the socket is non-blocking and full: the other side has stopped reading.
+// kBusy if the socket is non-blocking and full: the other side has stopped reading. kCancelled if
+// it is gone.
 Result<void> send_packet(int socket, std::string_view text, const std::vector<int>& descriptors);
 enum class Wait { kBlock, kNoBlock };
 // nullopt with kNoBlock when there is none.

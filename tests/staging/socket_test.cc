@@ -144,6 +144,7 @@ TEST(Socket, SendingToOneThatIsGoneIsAnErrorAndNoSignal) {
 
     ASSERT_FALSE(sent.has_value());
     EXPECT_THAT(sent.error().text(), HasSubstr("Broken pipe"));
+    EXPECT_EQ(sent.error().kind(), ErrorKind::kCancelled) << "told apart from one that is slow";
 }
 
 TEST(Socket, AStaleSocketIsReplacedAndTheNewOneIsOursAlone) {
