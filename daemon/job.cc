@@ -107,9 +107,7 @@ Result<void> JobRunner::open() {
     const auto incarnations = services_.journal.incarnations(config_.name);
     if (!incarnations) return incarnations.error();
     if (!incarnations->empty()) job_.incarnation = incarnations->back().incarnation;
-    const auto listed = store_.list();
-    if (!listed) return listed.error();
-    const auto added = reconcile(services_.journal, services_.fs, config_.name, *listed);
+    const auto added = reconcile(services_.journal, services_.fs, config_.name, store_);
     if (!added) return added.error();
     if (*added > 0) {
         report(ReportLevel::kInfo, "journal_rebuilt",

@@ -47,7 +47,10 @@ Result<void> JournalLedger::change(const checkpoint::CheckpointName& name,
 }
 
 Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const std::string& job,
-                              const std::vector<checkpoint::Listed>& listed) {
+                              const checkpoint::Store& store) {
+    const auto listing = store.list();
+    if (!listing) return listing.error();
+    const std::vector<checkpoint::Listed>& listed = *listing;
     const auto known = journal.checkpoints(job);
     if (!known) return known.error();
     std::size_t added = 0;
@@ -70,8 +73,15 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
             return one.name.sequence == record.sequence;
         });
         if (is_there) continue;
-        record.state = journal::CheckpointState::kRemoved;
-        record.detail = "no longer in the directory";
+        const std::string name =
+            to_string(checkpoint::CheckpointName{.sequence = record.sequence, .step = record.step});
+        const std::string quarantine = join_path(store.directory(), checkpoint::kQuarantineName);
+        const auto set_aside = fs.status(join_path(quarantine, name));
+        const bool is_quarantined = set_aside && set_aside->has_value();
+        record.state = is_quarantined ? journal::CheckpointState::kQuarantined
+                                      : journal::CheckpointState::kRemoved;
+        record.detail = is_quarantined ? "found in quarantine; 'pawl checkpoints verify' says why"
+                                       : "no longer in the directory";
         RETURN_IF_ERROR(journal.put_checkpoint(job, record));
     }
     return added;

@@ -33,7 +33,6 @@ private:
 // machine, a lost journal, a kill between the commit and its record), and calls removed what is no
 // longer there. Reads manifests, verifies nothing. Returns how many were added.
 [[nodiscard]] Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs,
-                                            const std::string& job,
-                                            const std::vector<checkpoint::Listed>& listed);
+                                            const std::string& job, const checkpoint::Store& store);
 
 }  // namespace pawl::daemon

@@ -86,6 +86,7 @@ Result<Choice> Store::choose() {
             verified_.insert(checkpoint.name.sequence);
             choice.chosen = std::move(verification->manifest);
             choice.path = checkpoint.path;
+            point_latest_at(to_string(checkpoint.name), choice.warnings);
             return choice;
         }
         auto rejected = quarantine(checkpoint, *verification);
@@ -98,6 +99,10 @@ Result<Choice> Store::choose() {
             choice.warnings.push_back(told.error().text());
         }
         choice.rejected.push_back(std::move(*rejected));
+    }
+    // A link to what was set aside would lead people nowhere.
+    if (const auto unlinked = fs_.remove(join_path(directory_, kLatestName)); !unlinked) {
+        choice.warnings.push_back(unlinked.error().text());
     }
     if (!choice.some_existed) {
         const auto quarantined = fs_.list_directory(join_path(directory_, kQuarantineName));
@@ -173,14 +178,17 @@ Result<Committed> Store::commit(Manifest manifest, const std::vector<RankImage>&
         committed.warnings.push_back(told.error().text());
     }
     crash_point("commit: journalled");
-    if (const auto linked = fs_.replace_link(name, join_path(directory_, kLatestName)); !linked) {
-        committed.warnings.push_back(linked.error().text());
-    }
+    point_latest_at(name, committed.warnings);
     crash_point("commit: latest moved");
     retain(retention, committed);
     crash_point("commit: retention done");
     committed.duration = clock_.monotonic_now() - began;
     return committed;
+}
+
+void Store::point_latest_at(const std::string& name, std::vector<std::string>& warnings) {
+    const auto linked = fs_.replace_link(name, join_path(directory_, kLatestName));
+    if (!linked) warnings.push_back(linked.error().text());
 }
 
 std::vector<std::string> Store::apply_retention(const RetentionPolicy& retention) {

@@ -81,7 +81,8 @@ public:
     // Committed checkpoints, newest sequence first. Changes nothing.
     [[nodiscard]] Result<std::vector<Listed>> list() const;
 
-    // The newest valid checkpoint; those found invalid on the way are moved to quarantine.
+    // The newest valid checkpoint, at which `latest` then points; those found invalid on the way
+    // are moved to quarantine.
     [[nodiscard]] Result<Choice> choose();
 
     // All six steps. The sequence is given here: above every name in the directory, and above
@@ -101,6 +102,7 @@ private:
     [[nodiscard]] Result<Rejected> quarantine(const Listed& checkpoint,
                                               const Verification& verification);
     void retain(const RetentionPolicy& policy, Committed& committed);
+    void point_latest_at(const std::string& name, std::vector<std::string>& warnings);
 
     FileSystem& fs_;
     const Clock& clock_;

@@ -109,6 +109,21 @@ TEST(Store, MovesADamagedCheckpointToQuarantineAndTakesTheOneBefore) {
     EXPECT_THAT(fixture.ledger.entries, ElementsAre("committed 1", "committed 2", "quarantined 2"));
 }
 
+TEST(Store, LatestLeadsToTheChosenCheckpointAndNowhereWhereThereIsNone) {
+    Fixture fixture;
+    ASSERT_TRUE(fixture.commit(10));
+    ASSERT_TRUE(fixture.commit(20));
+    fixture.disk.flip_bit("/ckpt/000002-step-20/rank-00000.pt", 700);
+
+    ASSERT_TRUE(fixture.reopened().choose());
+    const std::string once = fixture.disk.link_target("/ckpt/latest");
+    fixture.disk.flip_bit("/ckpt/000001-step-10/rank-00000.pt", 700);
+    ASSERT_TRUE(fixture.reopened().choose());
+
+    EXPECT_EQ(once, "000001-step-10");
+    EXPECT_THAT(fixture.names(), ElementsAre("quarantine"));
+}
+
 TEST(Store, AnotherDamagedCheckpointOfTheSameNameReplacesNothingInQuarantine) {
     Fixture fixture;
     ASSERT_TRUE(fixture.disk.create_directory("/ckpt/quarantine"));

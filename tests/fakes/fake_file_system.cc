@@ -386,6 +386,10 @@ std::vector<std::byte> FakeFileSystem::content(const std::string& path) const {
     return disk_->find(path)->bytes;
 }
 
+std::string FakeFileSystem::link_target(const std::string& path) const {
+    return disk_->find(path)->target;
+}
+
 std::string FakeFileSystem::history() const {
     return fmt::format("{}", fmt::join(disk_->history, "\n"));
 }

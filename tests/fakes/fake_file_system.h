@@ -64,6 +64,7 @@ public:
     void flip_bit(const std::string& path, std::uint64_t offset);
     void truncate(const std::string& path, std::uint64_t bytes);
     [[nodiscard]] std::vector<std::byte> content(const std::string& path) const;
+    [[nodiscard]] std::string link_target(const std::string& path) const;
     // What was asked, one operation a line.
     [[nodiscard]] std::string history() const;
 
