@@ -2,18 +2,20 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
-find_package(spdlog REQUIRED)
-find_package(yaml-cpp REQUIRED)
-find_package(RocksDB REQUIRED CONFIG)
 pkg_check_modules(LIBUV REQUIRED IMPORTED_TARGET libuv)
-pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 find_library(ISAL_LIBRARY isal REQUIRED)
-# Debian builds it with OpenSSL, zlib and brotli; its classes have another size without the same macros.
-pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
 find_path(XXHASH_INCLUDE_DIRECTORY xxhash.h REQUIRED)
 find_path(EXPECTED_INCLUDE_DIRECTORY tl/expected.hpp REQUIRED)
 find_path(JSON_INCLUDE_DIRECTORY nlohmann/json.hpp REQUIRED)
-find_path(CLI11_INCLUDE_DIRECTORY CLI/CLI.hpp REQUIRED)
+if(NOT PAWL_CLIENT_ONLY)
+    find_package(spdlog REQUIRED)
+    find_package(yaml-cpp REQUIRED)
+    find_package(RocksDB REQUIRED CONFIG)
+    pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
+    # Debian builds it with OpenSSL, zlib and brotli; its classes have another size without the same macros.
+    pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
+    find_path(CLI11_INCLUDE_DIRECTORY CLI/CLI.hpp REQUIRED)
+endif()
 
 if(PAWL_WITH_TORCH)
     # By hand: the TorchConfig.cmake of Debian's 1.13 asks for gflags, glog and protobuf, which nothing of

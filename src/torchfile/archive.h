@@ -45,6 +45,12 @@ struct ImagePlan {
 // `root` is the archive's root folder ("archive" if unsure); it may not hold '/' or be empty.
 [[nodiscard]] Result<ImagePlan> plan_image(const Document& document, std::string_view root);
 
+// The same around a data.pkl that somebody else has pickled (Python does): storage N, of
+// `storage_bytes[N]` bytes, is the record data/N, which the pickle's persistent ids name.
+[[nodiscard]] Result<ImagePlan> plan_image(std::span<const std::byte> pickle,
+                                           std::span<const std::uint64_t> storage_bytes,
+                                           std::string_view root);
+
 // Writes all pieces; together with the storages they cover every byte of the image.
 // `image` has exactly plan.bytes bytes.
 void lay_out(const ImagePlan& plan, std::span<std::byte> image);

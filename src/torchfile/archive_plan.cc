@@ -156,6 +156,24 @@ Result<void> check_name(std::string_view name, std::string_view what) {
                       printable(name), what);
 }
 
+struct StorageRecord {
+    std::string key;
+    std::uint64_t bytes = 0;
+};
+
+ImagePlan plan_records(std::string_view root, std::span<const std::byte> pickle,
+                       const std::vector<StorageRecord>& records) {
+    Planner planner(root);
+    planner.add_content("data.pkl", pickle);
+    planner.add_content("byteorder", std::as_bytes(std::span(kByteOrder)));
+    std::vector<Extent> storages;
+    storages.reserve(records.size());
+    for (const StorageRecord& record : records)
+        storages.push_back(planner.add_storage("data/" + record.key, record.bytes));
+    planner.add_content("version", std::as_bytes(std::span(kFormatVersion)));
+    return std::move(planner).finish(std::move(storages));
+}
+
 Result<void> check_storages(const std::vector<Storage>& storages) {
     std::unordered_set<std::string_view> keys;
     std::uint64_t bytes_left = kImageBytesMax;
@@ -183,16 +201,29 @@ Result<ImagePlan> plan_image(const Document& document, std::string_view root) {
     auto pickle = write_pickle(document);
     if (!pickle) return std::move(pickle).error();
 
-    Planner planner(root);
-    planner.add_content("data.pkl", *pickle);
-    planner.add_content("byteorder", std::as_bytes(std::span(kByteOrder)));
-    std::vector<Extent> storages;
-    storages.reserve(document.storages.size());
-    for (const Storage& storage : document.storages) {
-        storages.push_back(planner.add_storage("data/" + storage.key, storage.bytes()));
+    std::vector<StorageRecord> records;
+    records.reserve(document.storages.size());
+    for (const Storage& storage : document.storages)
+        records.push_back({.key = storage.key, .bytes = storage.bytes()});
+    return plan_records(root, *pickle, records);
+}
+
+Result<ImagePlan> plan_image(std::span<const std::byte> pickle,
+                             std::span<const std::uint64_t> storage_bytes, std::string_view root) {
+    RETURN_IF_ERROR(check_name(root, "the root folder"));
+    std::uint64_t bytes_left = kImageBytesMax;
+    std::vector<StorageRecord> records;
+    records.reserve(storage_bytes.size());
+    for (const std::uint64_t bytes : storage_bytes) {
+        if (bytes > bytes_left) {
+            return make_error(ErrorKind::kInvalidArgument,
+                              "storage '{}' of {} bytes makes the file larger than {} bytes",
+                              records.size(), bytes, kImageBytesMax);
+        }
+        bytes_left -= bytes;
+        records.push_back({.key = fmt::format("{}", records.size()), .bytes = bytes});
     }
-    planner.add_content("version", std::as_bytes(std::span(kFormatVersion)));
-    return std::move(planner).finish(std::move(storages));
+    return plan_records(root, pickle, records);
 }
 
 void lay_out(const ImagePlan& plan, std::span<std::byte> image) {

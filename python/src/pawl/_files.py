@@ -1,0 +1,165 @@
+"""``pawl.save`` and ``pawl.load``: torch's arguments and torch's file, but atomic, durable and verified.
+
+A file written by ``pawl.save`` has a sidecar ``PATH.pawl`` with the XXH3-128 of each 4 MiB of it. The order of a save:
+data and its sync under a temporary name, the sidecar likewise, rename of the sidecar, rename of the file, sync of the
+directory. The sidecar names its file by size and digests, so a kill between the two renames leaves the old file with
+a sidecar that is not its own: such a file is verified by the CRCs of its records instead, and never refused for that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Union
+
+from pawl import _native
+from pawl._native import PawlError
+
+_SUFFIX = ".pawl"
+_E_CORRUPT = -3
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def _corrupt(text: str) -> PawlError:
+    error = PawlError(text)
+    error.code = _E_CORRUPT
+    return error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def save(obj: Any, path: PathLike) -> None:
+    """Save an object as ``torch.save`` does, so that `path` is at any moment the old file or the new one, whole.
+
+    Parameters
+    ----------
+    obj
+        Anything that ``torch.save`` takes.
+    path
+        A file's name. A symlink is followed: what it points at is replaced.
+
+    Raises
+    ------
+    PawlError
+        The file could not be made durable; what was there before is still there.
+    """
+    import torch
+
+    from pawl._archive import Image
+
+    target = Path(os.path.realpath(path))
+    image = Image(obj)
+    memory = torch.empty(image.bytes, dtype=torch.uint8)
+    image.write_to(memory)
+    # The name says whose it is: two processes may save beside each other.
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    sidecar = target.with_name(target.name + _SUFFIX)
+    temporary_sidecar = sidecar.with_name(f".{sidecar.name}.tmp-{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        size, chunk_bytes, chunks = _native.write_image(str(temporary), memory.data_ptr(), image.bytes)
+        _write_synced(
+            temporary_sidecar,
+            json.dumps({"format": 1, "bytes": size, "chunk_bytes": chunk_bytes, "xxh3_128": chunks}, indent=1) + "\n",
+        )
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        os.replace(temporary_sidecar, sidecar)
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        problem = PawlError(f"cannot save '{path}': {error}. What was there before is unchanged.")
+        problem.code = -6
+        raise problem from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        temporary_sidecar.unlink(missing_ok=True)
+
+
+def verify(path: PathLike) -> str:
+    """Check a file's bytes: by its sidecar if it has its own, else by the CRC-32 of each record.
+
+    Returns
+    -------
+    str
+        What it was verified by: ``"xxh3"`` or ``"crc32"``.
+
+    Raises
+    ------
+    PawlError
+        It is damaged; the text names the chunk and the record.
+    """
+    name = os.fspath(path)
+    sidecar = Path(name + _SUFFIX)
+    try:
+        said = json.loads(sidecar.read_text(encoding="utf-8"))
+        chunk_bytes, chunks, size = int(said["chunk_bytes"]), list(said["xxh3_128"]), int(said["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        chunks = []
+    if chunks and size == os.stat(name).st_size:
+        found = _native.digests(name, chunk_bytes)
+        damaged = [i for i, (mine, theirs) in enumerate(zip(found, chunks)) if mine != theirs]
+        if not damaged:
+            return "xxh3"
+        record = _native.damaged_record(name)
+        if record is not None:
+            raise _corrupt(
+                f"'{name}' is damaged: bytes {damaged[0] * chunk_bytes} to "
+                f"{min((damaged[0] + 1) * chunk_bytes, size)}, record {record}. Load an older file."
+            )
+        # Every CRC holds: the sidecar is of another save, which was killed before its rename.
+        return "crc32"
+    record = _native.damaged_record(name)
+    if record is not None:
+        raise _corrupt(f"'{name}' is damaged: the CRC-32 of record {record} does not hold. Load an older file.")
+    return "crc32"
+
+
+def load(path: PathLike, map_location: Any = None, *, weights_only: bool = True, **more: Any) -> Any:
+    """Load a file as ``torch.load`` does, after its bytes have been verified.
+
+    Parameters
+    ----------
+    path
+        A file that ``torch.save`` or ``pawl.save`` wrote.
+    map_location
+        As in ``torch.load``. A checkpoint of a GPU is loaded on a machine without one by ``map_location="cpu"``.
+    weights_only
+        As in ``torch.load``: only tensors and plain values; nothing in the file is run.
+    more
+        What else ``torch.load`` takes (``mmap=True``).
+
+    Raises
+    ------
+    PawlError
+        The file is damaged, or no torch.save file.
+    FileNotFoundError
+        There is none.
+    """
+    import torch
+
+    os.stat(path)  # FileNotFoundError, as torch.load raises it
+    verify(path)
+    name = os.fspath(path)
+    try:
+        return torch.load(name, map_location=map_location, weights_only=weights_only, **more)
+    except RuntimeError as error:
+        if "deserialize object on a CUDA device" in str(error) and map_location is None:
+            raise RuntimeError(
+                f"'{name}' holds tensors of a GPU and this machine has none that torch can use: pass map_location='cpu'"
+            ) from error
+        raise

@@ -1,0 +1,406 @@
+"""The run: what a training loop talks to. See ``attach``.
+
+One thread uses a run. The state that is saved is that after the last reported step.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Optional, Union
+
+import torch
+
+from pawl import _native, _replicas, _rng
+from pawl._archive import Image, ImageFile
+from pawl._native import PawlError
+from pawl._state import ResumeError, problems_of_module, problems_of_optimizer, refuse, unwrapped
+from pawl.data import ResumableLoader
+
+_TAKE_SNAPSHOT = 1
+_STOP = 2
+_TRAINING = 1
+_EVALUATION = 2
+_RESUMABLE = 75  # EX_TEMPFAIL: stopped, to be started again
+
+
+class Stopped(SystemExit):
+    """The run is to leave: its newest state is durable. Ends the process with code 0 under pawld, else 75."""
+
+
+class Run:
+    """A training run. Made by `attach`.
+
+    Attributes
+    ----------
+    values
+        Plain values of the user's that are saved and restored with the rest: ``run.values["best"] = 0.93``.
+    should_stop
+        True once the process is to leave and its state is durable.
+    """
+
+    def __init__(
+        self,
+        native: _native.Run,
+        objects: dict[str, Any],
+        values: Optional[Mapping[str, Any]],
+        *,
+        strict: bool,
+        weights_only: bool,
+        exit_on_stop: bool,
+    ) -> None:
+        self._native = native
+        self._objects = objects
+        self._loaders: dict[int, ResumableLoader] = {}
+        self.values: dict[str, Any] = dict(values or {})
+        self.should_stop = False
+        self._exit_on_stop = exit_on_stop
+        self._strict = strict
+        self._weights_only = weights_only
+        self._step = 0
+        self._epoch = 0
+        self._loss = math.nan
+        self._lazy_loss: Any = None
+        self._metrics: dict[str, float] = {}
+        self._epoch_ended: Optional[int] = None
+        self._is_finished = False
+        for name, value in objects.items():
+            if isinstance(value, torch.utils.data.DataLoader) or name == "loader":
+                objects[name] = self._loaders[id(value)] = ResumableLoader(value)
+        self._replicated = {
+            name for name in objects if _replicas.is_replicated(objects, name) and native.world_size > 1
+        }
+
+    # ---- where it is ----
+
+    @property
+    def rank(self) -> int:
+        return self._native.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._native.world_size
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether pawld supervises this process; False: standalone."""
+        return self._native.is_attached
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that are completed, of the whole run."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are completed: the number of the one to train next."""
+        return self._epoch
+
+    @property
+    def loss(self) -> float:
+        """As last reported, also by the run that was resumed; NaN before."""
+        if self._lazy_loss is not None:
+            self._loss = float(self._lazy_loss)
+            self._lazy_loss = None
+        return self._loss
+
+    # ---- loops ----
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The epochs that are still to be trained, of `count` in all. At its end the run is finished.
+
+        Ends an epoch by itself after the loop's body, unless the body called `end_epoch`.
+        """
+        for epoch in range(self._epoch, count):
+            yield epoch
+            if self.should_stop:
+                return
+            if self._epoch == epoch:
+                self.end_epoch()
+            if self.should_stop:
+                return
+        self.finish()
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        """The batches of this epoch that were not trained yet. The loader is one that was registered."""
+        resumable = self._loaders.get(id(loader))
+        if resumable is None:
+            raise PawlError("this loader was not registered: pass it to pawl.attach(loader=...)")
+        for batch in resumable.batches(self._epoch):
+            yield batch
+            if self.should_stop:
+                return
+
+    def step(self, loss: Any = None) -> None:
+        """Report a completed optimizer step. May take a snapshot; raises `Stopped` when the process is to leave.
+
+        Parameters
+        ----------
+        loss
+            A number or a tensor of one element; one on a device is not waited for.
+        """
+        self._step += 1
+        if loss is not None:
+            if isinstance(loss, float):
+                self._loss = loss
+                self._lazy_loss = None
+            else:
+                self._lazy_loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+                if not (isinstance(loss, torch.Tensor) and loss.is_cuda):
+                    self._loss = float(self._lazy_loss)
+                    self._lazy_loss = None
+        actions = self._native.step(self._step, self._epoch, self._loss)
+        if actions:
+            self._obey(actions)
+
+    def end_epoch(self, metrics: Optional[Mapping[str, float]] = None) -> None:
+        """Report that the epoch is complete, with its scheduler's step and evaluation."""
+        self._epoch += 1
+        self._metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        self._obey(self._native.epoch_end(self._step, self._epoch, self.loss, self._metrics))
+
+    def poll(self) -> None:
+        """From time to time in an evaluation: a stop need not wait for its end. The state is as after the last step."""
+        self._obey(self._native.poll(_EVALUATION))
+
+    def snapshot(self) -> bool:
+        """Take a snapshot now. False: there was no room for one this time, training goes on."""
+        try:
+            image = Image(self._state())
+            memory = self._native.snapshot_begin(image.bytes)
+            if memory is None:
+                return False
+            _, view = memory
+            image.write_to(torch.frombuffer(view, dtype=torch.uint8))
+        except BaseException as error:
+            self._native.snapshot_abort(f"{type(error).__name__}: {error}"[:500])
+            raise
+        self._native.snapshot_seal(self._metrics)
+        return True
+
+    def finish(self) -> None:
+        """Training is complete: waits for all ranks and for the final checkpoint."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        actions = self._native.finish()
+        if actions & _TAKE_SNAPSHOT:
+            self.snapshot()
+        if actions & _STOP and not actions & _TAKE_SNAPSHOT:
+            self._leave()
+            return
+        self._native.finish_wait()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if kind is None and not self.should_stop:
+            self.finish()
+        self._native.detach()
+
+    # ---- what steps bring ----
+
+    def _obey(self, actions: int) -> None:
+        if actions & _TAKE_SNAPSHOT:
+            self.snapshot()
+            # Standalone a stop is asked for together with its snapshot; under pawld it comes when that is durable.
+        if actions & _STOP:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.should_stop = True
+        if self._exit_on_stop:
+            raise Stopped(0 if self.is_attached else _RESUMABLE)
+
+    # ---- state ----
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"epoch": self._epoch, "step": self._step, "loss": self.loss}
+        for name, value in self._objects.items():
+            if name in self._replicated and self.rank != 0:
+                continue
+            holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
+            state[f"{name}_state_dict"] = holder.state_dict()
+        state["rng_state"] = _rng.capture()
+        state["values"] = dict(self.values)
+        return state
+
+    def _resume(self) -> None:
+        image, sequence, step, epoch = self._native.resume()
+        if image is None:
+            return
+        what = f"checkpoint {sequence} of step {step}"
+        try:
+            state = torch.load(ImageFile(image), map_location="cpu", **self._safely())
+        except Exception as error:
+            if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
+                raise ResumeError(
+                    f"{what} holds more than tensors and plain values, and is not loaded with weights_only: {error}\n"
+                    "If you trust its directory, pass weights_only=False to pawl.attach.",
+                    [str(error)],
+                ) from error
+            raise
+        finally:
+            self._native.release_resume()
+        state = _replicas.share(state, self._replicated, self.rank)
+        self._check(what, state)
+        for name, value in self._objects.items():
+            saved = state[f"{name}_state_dict"]
+            if isinstance(value, torch.nn.Module):
+                unwrapped(value).load_state_dict(saved, strict=self._strict)
+            else:
+                value.load_state_dict(saved)
+        self.values.update(state.get("values", {}))
+        self._step = int(state.get("step", step))
+        self._epoch = int(state.get("epoch", epoch))
+        self._loss = float(state.get("loss", math.nan))
+        # Last: what was restored above may have drawn random numbers.
+        if "rng_state" in state:
+            _rng.restore(state["rng_state"])
+
+    def _safely(self) -> dict[str, Any]:
+        # 1.13's restricted unpickler knows no floats: it refuses every optimizer's state.
+        if int(torch.__version__.split(".")[0]) < 2:
+            return {}
+        return {"weights_only": self._weights_only}
+
+    def _check(self, what: str, state: dict[str, Any]) -> None:
+        problems: list[str] = []
+        for name, value in self._objects.items():
+            key = f"{name}_state_dict"
+            if key not in state:
+                problems.append(f"'{key}' is not in the checkpoint, which has {', '.join(sorted(state))}")
+            elif isinstance(value, torch.nn.Module):
+                if self._strict:
+                    problems += problems_of_module(name, unwrapped(value), state[key])
+            elif isinstance(value, torch.optim.Optimizer):
+                problems += problems_of_optimizer(name, value, state[key])
+        refuse(what, problems)
+
+
+def attach(
+    model: Any = None,
+    optimizer: Any = None,
+    scheduler: Any = None,
+    loader: Any = None,
+    scaler: Any = None,
+    *,
+    values: Optional[Mapping[str, Any]] = None,
+    checkpoint_directory: Union[str, os.PathLike[str]] = "checkpoints",
+    every_steps: int = 0,
+    every_epochs: int = 0,
+    every_seconds: float = 0,
+    keep_last: int = 0,
+    strict: bool = True,
+    weights_only: bool = True,
+    exit_on_stop: bool = True,
+    **others: Any,
+) -> Run:
+    """Make a training run resumable, and resume what there is to resume.
+
+    Under ``pawl run`` or pawld the job's configuration says when checkpoints are made and where; without a daemon the
+    same checkpoints are written by this process, as the options here say.
+
+    Parameters
+    ----------
+    model, optimizer, scheduler, scaler
+        Saved as ``model_state_dict`` and so on: the names that scripts use with ``torch.save``. A model in
+        DistributedDataParallel is saved by rank 0 alone, without the wrapper's prefix.
+    loader
+        A DataLoader whose position is kept; iterate it by `Run.batches`.
+    values
+        Plain values to begin with; kept in `Run.values`.
+    others
+        More objects with ``state_dict`` and ``load_state_dict``, by name: ``ema=ema`` is saved as ``ema_state_dict``.
+    checkpoint_directory, every_steps, every_epochs, every_seconds, keep_last
+        Standalone mode only. Default: every 10 minutes, the newest 3.
+    strict
+        False: model keys that are missing or unexpected are let go.
+    weights_only
+        False: the checkpoint may hold any picklable value of yours. Only for directories that you trust.
+    exit_on_stop
+        False: instead of raising `Stopped`, loops end and `Run.should_stop` is True.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ResumeError
+        The newest valid checkpoint does not fit. Lists everything that differs; nothing was changed.
+    PawlError
+        The daemon refused, or the directory can't be used.
+    """
+    given = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loader": loader,
+        "scaler": scaler,
+        **others,
+    }
+    objects = {name: value for name, value in given.items() if value is not None}
+    for name, value in objects.items():
+        is_data = name == "loader" or isinstance(value, torch.utils.data.DataLoader)
+        if not is_data and not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+            raise PawlError(
+                f"'{name}' of type {type(value).__name__} has no state_dict and load_state_dict: "
+                f"pass plain values as values={{'{name}': ...}}"
+            )
+    if weights_only and values:
+        _check_values(values)
+    native = _native.attach(
+        framework=f"PyTorch {torch.__version__}",
+        checkpoint_directory=str(Path(checkpoint_directory)),
+        every_steps=every_steps,
+        every_epochs=every_epochs,
+        every_ms=int(every_seconds * 1000),
+        keep_last=keep_last,
+    )
+    run = Run(native, objects, values, strict=strict, weights_only=weights_only, exit_on_stop=exit_on_stop)
+    run._resume()
+    if not native.is_attached:
+        _drain_on_sigterm(native)
+    return run
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Said at the start, not by the run that can't resume."""
+    if int(torch.__version__.split(".")[0]) < 2:
+        return
+    for name, value in values.items():
+        image = Image(value)
+        memory = torch.empty(image.bytes, dtype=torch.uint8)
+        image.write_to(memory)
+        try:
+            torch.load(ImageFile(memoryview(memory.numpy())), weights_only=True)
+        except Exception as error:
+            raise PawlError(
+                f"values['{name}'] of type {type(value).__name__} can't be loaded with weights_only: {error}\n"
+                "Register plain values and tensors, or pass weights_only=False to pawl.attach."
+            ) from error
+
+
+def _drain_on_sigterm(native: _native.Run) -> None:
+    """Standalone: SIGTERM asks for a last checkpoint, if the program has no handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def drain(number: int, frame: Optional[FrameType]) -> None:
+        native.request_stop()
+
+    signal.signal(signal.SIGTERM, drain)

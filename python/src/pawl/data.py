@@ -1,0 +1,215 @@
+"""Position in the data: batches that are handed out once each, however often the run is killed.
+
+A DataLoader's order is drawn from torch's generator when an epoch begins. So the position is the generators' states at
+that moment and the number of batches that the training loop has been given; batches that workers had fetched ahead
+were not given, and come again. To resume, the same draws are made and the sampler (not the dataset) is wound forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
+
+import torch
+
+from pawl import _rng
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class ShuffledSampler(torch.utils.data.Sampler):  # type: ignore[misc]
+    """Indices in an order that depends on the seed and the epoch alone; the same as C++'s ``pawl::ShuffledSampler``.
+
+    Parameters
+    ----------
+    size
+        How many samples there are.
+    seed
+        Of all epochs' orders.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        seed = (self.seed * _GOLDEN + self.epoch) & _MASK
+        # torch takes a signed number for the same 64 bits.
+        generator.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class _Rewound:
+    """An iterator over a sampler that begins `skip` items in. The sampler's draws happen at the first use, as ever."""
+
+    def __init__(self, sampler: Any, skip: int, before: Optional[Callable[[], None]]) -> None:
+        self._sampler = sampler
+        self._skip = skip
+        self._before = before
+        self._items: Optional[Iterator[Any]] = None
+
+    def prime(self) -> None:
+        if self._items is not None:
+            return
+        if self._before is not None:
+            self._before()
+        self._items = iter(self._sampler)
+        for _ in range(self._skip):
+            next(self._items, None)
+
+    def __iter__(self) -> _Rewound:
+        return self
+
+    def __next__(self) -> Any:
+        self.prime()
+        assert self._items is not None
+        return next(self._items)
+
+
+class _SkippingSampler:
+    """Stands in for a loader's sampler, and can begin its passes in the middle."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.inner = sampler
+        self.skip = 0
+        self.before: Optional[Callable[[], None]] = None  # is called just before the sampler draws
+        self.newest: Optional[_Rewound] = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # A loader with workers begins two passes and uses the second: whoever set skip takes it back.
+        self.newest = _Rewound(self.inner, self.skip, self.before)
+        return self.newest
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class ResumableLoader:
+    """A DataLoader's batches with a position that can be saved.
+
+    Parameters
+    ----------
+    loader
+        A ``torch.utils.data.DataLoader``, or any iterable that has ``state_dict`` and ``load_state_dict``
+        (``torchdata``'s StatefulDataLoader): then its own state is saved.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.is_stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self._epoch = 0
+        self._given = 0
+        self._begun: Optional[dict[str, Any]] = None  # all generators when this epoch's pass began
+        self._resumed: Optional[dict[str, Any]] = None
+        self._skipping: Optional[_SkippingSampler] = None
+        if not self.is_stateful and isinstance(loader, torch.utils.data.DataLoader):
+            is_iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
+            if not is_iterable:
+                # The class refuses to have its sampler replaced; the instance does not mind.
+                name = "batch_sampler" if loader.batch_sampler is not None else "sampler"
+                self._skipping = _SkippingSampler(getattr(loader, name))
+                loader.__dict__[name] = self._skipping
+
+    def _generators(self) -> list[torch.Generator]:
+        """Those of the loader's own, each once: they are drawn from when a pass begins, and by nobody else."""
+        sampler = getattr(self.loader, "sampler", None)
+        found: list[torch.Generator] = []
+        for holder in (self.loader, sampler, getattr(self.loader, "batch_sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator) and all(generator is not other for other in found):
+                found.append(generator)
+        return found
+
+    def _own(self) -> list[torch.Tensor]:
+        return [generator.get_state() for generator in self._generators()]
+
+    def _set_own(self, states: list[torch.Tensor]) -> None:
+        for generator, state in zip(self._generators(), states):
+            generator.set_state(state.cpu())
+
+    def _capture(self) -> dict[str, Any]:
+        # Persistent workers have drawn their seed in the first pass of their process.
+        has_workers = getattr(self.loader, "_iterator", None) is not None
+        return {"all": _rng.capture(), "own": self._own(), "has_workers": has_workers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: as of the last batch that was handed out."""
+        state: dict[str, Any] = {
+            "epoch": self._epoch,
+            "batches": self._given,
+            "begun": self._begun,
+            "own": self._own(),
+        }
+        if self.is_stateful:
+            state["loader"] = self.loader.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next pass where `state` was taken. Draws nothing yet."""
+        self._resumed = state
+        self._set_own(state["own"])
+
+    def batches(self, epoch: int) -> Iterator[Any]:
+        """The rest of an epoch's batches: all of them, unless it was resumed in its middle."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and (resumed["epoch"] != epoch or resumed["batches"] == 0):
+            resumed = None
+        self._epoch = epoch
+        sampler = getattr(self.loader, "sampler", None)
+        if sampler is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)  # DistributedSampler's order changes with it; nobody has to remember that
+        if resumed is None:
+            self._given = 0
+            self._begun = self._capture()
+            source = iter(self.loader)
+        else:
+            source = self._rewind(resumed)
+        for batch in source:
+            self._given += 1
+            yield batch
+        # The next pass begins at its beginning, also when a checkpoint is taken before it does.
+        self._epoch, self._given, self._begun = epoch + 1, 0, None
+
+    def _rewind(self, resumed: dict[str, Any]) -> Iterator[Any]:
+        self._given = int(resumed["batches"])
+        self._begun = resumed["begun"]
+        if self.is_stateful:
+            self.loader.load_state_dict(resumed["loader"])
+            source: Iterator[Any] = iter(self.loader)
+            return source
+        begun = resumed["begun"]
+        now, own = _rng.capture(), self._own()
+
+        def as_it_began() -> None:
+            _rng.restore(begun["all"])
+            self._set_own(begun["own"])
+
+        as_it_began()
+        if self._skipping is None:
+            # Nothing but its own iteration tells what such a dataset gives: read and drop.
+            source = iter(self.loader)
+            for _ in range(self._given):
+                next(source, None)
+        else:
+            # The workers that we start draw a seed; where the pass began with workers at hand, nobody had drawn one.
+            self._skipping.before = as_it_began if begun["has_workers"] else None
+            self._skipping.skip = self._given
+            source = iter(self.loader)
+            self._skipping.skip, self._skipping.before = 0, None
+            if self._skipping.newest is not None:
+                self._skipping.newest.prime()
+        _rng.restore(now)
+        self._set_own(own)
+        return source

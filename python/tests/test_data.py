@@ -1,0 +1,119 @@
+"""Position in the data: each batch once, in the order of an undisturbed run."""
+
+import pytest
+import torch
+
+from pawl import _rng
+from pawl.data import ResumableLoader, ShuffledSampler
+
+
+def loader_of(workers, **more):
+    dataset = torch.utils.data.TensorDataset(torch.arange(20))
+    if not more:
+        more = {"shuffle": True}
+    return torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=workers, **more)
+
+
+LOADERS = {
+    "shuffled": lambda: loader_of(0),
+    "shuffled, 2 workers": lambda: loader_of(2),
+    "persistent workers": lambda: loader_of(2, shuffle=True, persistent_workers=True),
+    "with replacement": lambda: loader_of(
+        0, sampler=torch.utils.data.RandomSampler(range(20), replacement=True, num_samples=20)
+    ),
+    "own generator": lambda: loader_of(2, shuffle=True, generator=torch.Generator().manual_seed(5)),
+    "own generator of the sampler": lambda: loader_of(
+        0, sampler=torch.utils.data.RandomSampler(range(20), generator=torch.Generator().manual_seed(5))
+    ),
+    "own order": lambda: loader_of(2, sampler=ShuffledSampler(20, seed=3)),
+    "no batches": lambda: torch.utils.data.DataLoader(torch.arange(20), batch_size=None, shuffle=True),
+}
+
+
+def train(resumable, epochs, first, seen, stop_at=None):
+    """Draws as a training step with dropout does. Returns the state when `stop_at` batches were seen."""
+    for epoch in range(first, epochs):
+        for batch in resumable.batches(epoch):
+            seen.append(
+                (epoch, batch[0].tolist() if isinstance(batch, list) else batch.tolist(), torch.rand(2).tolist())
+            )
+            if len(seen) == stop_at:
+                return epoch, resumable.state_dict(), _rng.capture()
+    return None
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_it_goes_on_where_it_was(kind):
+    torch.manual_seed(0)
+    undisturbed = []
+    train(ResumableLoader(LOADERS[kind]()), 3, 0, undisturbed)
+    per_epoch = len(undisturbed) // 3
+
+    for stop_at in (1, per_epoch - 1, per_epoch, per_epoch + 1, 2 * per_epoch + 3):
+        torch.manual_seed(0)
+        seen = []
+        epoch, position, generators = train(ResumableLoader(LOADERS[kind]()), 3, 0, seen, stop_at)
+        torch.manual_seed(1234)
+        again = ResumableLoader(LOADERS[kind]())
+        again.load_state_dict(position)
+        _rng.restore(generators)
+        train(again, 3, epoch, seen)
+
+        assert seen == undisturbed, f"stopped after {stop_at} batches"
+
+
+class Counting(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(10))
+
+
+def test_an_iterable_dataset_is_wound_forward_by_reading():
+    resumable = ResumableLoader(torch.utils.data.DataLoader(Counting(), batch_size=2))
+    batches = resumable.batches(0)
+    next(batches)
+    next(batches)
+    again = ResumableLoader(torch.utils.data.DataLoader(Counting(), batch_size=2))
+    again.load_state_dict(resumable.state_dict())
+
+    assert [batch.tolist() for batch in again.batches(0)] == [[4, 5], [6, 7], [8, 9]]
+
+
+class Stateful:
+    """As torchdata's StatefulDataLoader looks from outside."""
+
+    def __init__(self):
+        self.position = 0
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+    def __iter__(self):
+        while self.position < 5:
+            self.position += 1
+            yield self.position
+        self.position = 0
+
+
+def test_a_loader_with_a_state_of_its_own_is_asked_for_it():
+    resumable = ResumableLoader(Stateful())
+    batches = resumable.batches(0)
+    assert [next(batches), next(batches)] == [1, 2]
+    again = ResumableLoader(Stateful())
+    again.load_state_dict(resumable.state_dict())
+
+    assert list(again.batches(0)) == [3, 4, 5]
+
+
+def test_all_generators_come_back():
+    import random
+
+    import numpy as np
+
+    state = _rng.capture()
+    first = (torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn())
+    _rng.restore(state)
+
+    assert (torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn()) == first
