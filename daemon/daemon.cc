@@ -39,8 +39,8 @@ std::vector<std::string> own_environment() {
 
 class Daemon {
 public:
-    Daemon(const DaemonOptions& options, Reporter& reporter)
-        : options_(options),
+    Daemon(DaemonOptions options, Reporter& reporter)
+        : options_(std::move(options)),
           reporter_(reporter),
           fs_(make_posix_file_system()),
           processes_(supervisor::make_process_runner()),
@@ -143,7 +143,7 @@ Result<void> Daemon::open() {
 
 Result<int> Daemon::run() {
     // A write to a rank that hung up is an error code, not the end of the daemon.
-    ::signal(SIGPIPE, SIG_IGN);
+    static_cast<void>(::signal(SIGPIPE, SIG_IGN));
     if (const auto opened = open(); !opened) return Error(opened.error()).while_doing("start");
     catch_signals();
     for (const auto& job : jobs_)

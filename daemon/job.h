@@ -100,7 +100,7 @@ private:
     void launch(Incarnation number);
     void spawn_ranks(Incarnation number);
     Result<void> spawn_rank(RankHolder& rank, const RankEnvironment& environment);
-    void rank_may_have_exited(Incarnation number, Rank rank);
+    void rank_may_have_exited(Incarnation number, Rank id);
     void kill_everything(Incarnation number);
     void check_gone(Incarnation number);
     void stop_leftovers();

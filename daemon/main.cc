@@ -74,7 +74,7 @@ int run(int argc, char** argv) {
     }
     auto config = pawl::config::load(path);
     if (!config) {
-        std::fprintf(stderr, "pawld: %s\n", config.error().text().c_str());
+        static_cast<void>(std::fprintf(stderr, "pawld: %s\n", config.error().text().c_str()));
         return kExitConfiguration;
     }
     set_up_log(config->log_level);
@@ -97,7 +97,7 @@ int main(int argc, char** argv) {
     try {
         return run(argc, argv);
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "pawld: %s\n", error.what());
+        static_cast<void>(std::fprintf(stderr, "pawld: %s\n", error.what()));
         return 70;  // EX_SOFTWARE
     }
 }

@@ -66,8 +66,7 @@ struct RankEnvironment {
     std::uint16_t master_port = 0;
     std::uint32_t restarts_max = 0;
 };
-[[nodiscard]] std::vector<std::string> environment_of(const RankEnvironment& rank_environment,
-                                                      Rank rank,
+[[nodiscard]] std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
                                                       const std::vector<std::string>& base);
 
 // A TCP port on loopback that nobody uses just now.

@@ -36,6 +36,7 @@ Result<WallTime> parse_time(std::string_view text) {
     struct tm parts = {};
     int millisecond = 0;
     int consumed = 0;
+    // NOLINTNEXTLINE(cert-err34-c): at most four digits a field can't overflow
     const int fields = std::sscanf(copy.c_str(), "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ%n", &parts.tm_year,
                                    &parts.tm_mon, &parts.tm_mday, &parts.tm_hour, &parts.tm_min,
                                    &parts.tm_sec, &millisecond, &consumed);
@@ -64,10 +65,12 @@ std::string format_duration(nanoseconds duration) {
 std::string format_bytes(std::uint64_t bytes) {
     constexpr std::array kUnits = {"KiB", "MiB", "GiB", "TiB", "PiB"};
     if (bytes < 1024) return fmt::format("{} B", bytes);
-    double amount = static_cast<double>(bytes);
+    auto amount = static_cast<double>(bytes) / 1024;
     std::size_t unit = 0;
-    for (amount /= 1024; amount >= 1023.95 && unit + 1 < kUnits.size(); amount /= 1024)
+    while (amount >= 1023.95 && unit + 1 < kUnits.size()) {
+        amount /= 1024;
         ++unit;
+    }
     return fmt::format("{:.1f} {}", amount, kUnits.at(unit));
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <charconv>
 #include <cstdlib>
 #include <string>
 
@@ -23,7 +24,9 @@ Wanted wanted_from_environment() {
     if (text == nullptr) return {};
     Wanted wanted{.name = text};
     if (const auto mark = wanted.name.rfind('#'); mark != std::string::npos) {
-        wanted.occurrence = std::atoi(wanted.name.c_str() + mark + 1);
+        // What is no number is the first occurrence.
+        std::from_chars(wanted.name.data() + mark + 1, wanted.name.data() + wanted.name.size(),
+                        wanted.occurrence);
         wanted.name.resize(mark);
     }
     return wanted;

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -21,13 +22,14 @@ void set_invariant_failure(InvariantFailure failure) {
 void invariant(bool holds, std::string_view what, const char* file, int line) {
     if (holds) [[likely]]
         return;
-    char text[512];
-    const int length = std::snprintf(text, sizeof text, "pawl: broken invariant at %s:%d: %.*s\n",
-                                     file, line, static_cast<int>(what.size()), what.data());
+    std::array<char, 512> text = {};
+    const int length =
+        std::snprintf(text.data(), text.size(), "pawl: broken invariant at %s:%d: %.*s\n", file,
+                      line, static_cast<int>(what.size()), what.data());
     if (length > 0) {
         // Nothing can be done when even this fails.
         [[maybe_unused]] const ssize_t written =
-            ::write(STDERR_FILENO, text, static_cast<size_t>(length));
+            ::write(STDERR_FILENO, text.data(), static_cast<size_t>(length));
     }
     if (g_failure == InvariantFailure::kThrow) throw BrokenInvariant{};
     std::abort();

@@ -17,6 +17,7 @@ void close_box(uv_handle_t* handle, void (*free_box)(uv_handle_t*)) {
 namespace {
 
 template <class UvHandle>
+// NOLINTNEXTLINE(performance-unnecessary-value-param): moved, in every instance
 detail::BoxPointer<UvHandle> make_box(std::function<void(int)> callback) {
     detail::BoxPointer<UvHandle> box(new detail::HandleBox<UvHandle>);
     box->handle.data = box.get();

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 
+#include <array>
+
 namespace pawl {
 
 std::string_view to_string(ErrorKind kind) {
@@ -39,6 +41,7 @@ std::string Error::text() const {
     std::string text;
     if (!doing_.empty()) {
         text = "cannot ";
+        // NOLINTNEXTLINE(modernize-loop-convert): what reverses a range is a view
         for (auto doing = doing_.rbegin(); doing != doing_.rend(); ++doing)
             text += *doing + ": ";
     }
@@ -79,9 +82,9 @@ ErrorKind kind_of(int code) {
 }  // namespace
 
 Error error_from_code(int code, std::string_view what) {
-    char buffer[256];
+    std::array<char, 256> buffer = {};
     // The GNU strerror_r may return a static text instead of filling the buffer.
-    const char* reason = ::strerror_r(code, buffer, sizeof buffer);
+    const char* reason = ::strerror_r(code, buffer.data(), buffer.size());
     return {kind_of(code), fmt::format("{}: {}", what, reason)};
 }
 

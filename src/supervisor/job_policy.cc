@@ -295,7 +295,7 @@ Transition on(const State&, const Event&, Job job, const JobPolicy&, MonotonicTi
 }
 
 template <class Event>
-constexpr bool has_incarnation = requires(const Event& event) {
+constexpr bool kHasIncarnation = requires(const Event& event) {
     event.incarnation;
 };
 
@@ -349,7 +349,7 @@ Transition next(const Job& job, const Event& event, const JobPolicy& policy, Mon
     return std::visit(
         [&](const auto& happened) -> Transition {
             using Happened = std::decay_t<decltype(happened)>;
-            if constexpr (has_incarnation<Happened>) {
+            if constexpr (kHasIncarnation<Happened>) {
                 if (happened.incarnation != job.incarnation) return unchanged(job);
             }
             if constexpr (std::is_same_v<Happened, ProgressSeen>) {

@@ -85,7 +85,8 @@ struct ChildPlan {
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     for (const int number : {SIGPIPE, SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) {
-        ::signal(number, SIG_DFL);
+        // NOLINTNEXTLINE(concurrency-mt-unsafe): a child of fork has one thread
+        static_cast<void>(::signal(number, SIG_DFL));
     }
     if (::chdir(plan.working_directory) != 0)
         give_up(plan.error_pipe, StartFailure::kWorkingDirectory);
