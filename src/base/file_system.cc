@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace pawl {
 namespace {
@@ -22,6 +23,15 @@ FileType type_of(mode_t mode) {
     if (S_ISDIR(mode)) return FileType::kDirectory;
     if (S_ISLNK(mode)) return FileType::kSymlink;
     return FileType::kOther;
+}
+
+// Filesystems with a server behind them give up an open when a signal comes.
+int open_whatever_signals_come(const std::string& path, int flags, mode_t mode) {
+    int fd = -1;
+    do {
+        fd = ::open(path.c_str(), flags, mode);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
 }
 
 class PosixWritableFile final : public WritableFile {
@@ -61,11 +71,16 @@ public:
     [[nodiscard]] std::uint64_t size() const override { return size_; }
 
     Result<void> read_at(std::uint64_t offset, std::span<std::byte> target) const override {
+        // A path that fails over, a network that comes back: only what fails twice is lost. A
+        // checkpoint that is called damaged for one bad moment costs the steps since the one
+        // before.
+        bool may_try_again = true;
         while (!target.empty()) {
             const ssize_t got =
                 ::pread(fd_.get(), target.data(), target.size(), static_cast<off_t>(offset));
             if (got < 0) {
                 if (errno == EINTR) continue;
+                if (errno == EIO && std::exchange(may_try_again, false)) continue;
                 return error_from_errno("read {} bytes at offset {} of '{}'", target.size(), offset,
                                         path_);
             }
@@ -135,8 +150,8 @@ public:
 
     Result<std::unique_ptr<WritableFile>> create_file(const std::string& path,
                                                       std::uint64_t bytes) override {
-        UniqueFd fd(
-            ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
+        UniqueFd fd(open_whatever_signals_come(
+            path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
         if (!fd.is_open()) return error_from_errno("create '{}'", path);
         // posix_fallocate would write zeros where the filesystem can't allocate: slow, and no
         // safer.
@@ -161,7 +176,10 @@ public:
 
     Result<std::unique_ptr<ByteSource>> open_file(const std::string& path) override {
         // O_NONBLOCK so that a FIFO in a file's place can't stop us for ever.
-        UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+        constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+        UniqueFd fd(open_whatever_signals_come(path, kFlags, 0));
+        // As in PosixByteSource::read_at.
+        if (!fd.is_open() && errno == EIO) fd.reset(open_whatever_signals_come(path, kFlags, 0));
         if (!fd.is_open()) return error_from_errno("open '{}'", path);
         struct stat information = {};
         if (::fstat(fd.get(), &information) != 0) return error_from_errno("look at '{}'", path);
@@ -206,7 +224,7 @@ public:
     }
 
     Result<void> sync_directory(const std::string& path) override {
-        const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        const UniqueFd fd(open_whatever_signals_come(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
         if (!fd.is_open()) return error_from_errno("open directory '{}'", path);
         if (::fsync(fd.get()) != 0) return error_from_errno("sync directory '{}' to disk", path);
         return {};

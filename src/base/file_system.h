@@ -59,7 +59,8 @@ public:
     // written. kAlreadyExists if the name is taken.
     virtual Result<std::unique_ptr<WritableFile>> create_file(const std::string& path,
                                                               std::uint64_t bytes) = 0;
-    // Regular files only; a symlink as the last component is refused.
+    // Regular files only; a symlink as the last component is refused. An open or a read that the
+    // disk fails (EIO) is tried once more; a write or a sync never is.
     virtual Result<std::unique_ptr<ByteSource>> open_file(const std::string& path) = 0;
     // Atomic; never replaces: kAlreadyExists if the target's name is taken.
     virtual Result<void> rename(const std::string& from, const std::string& to) = 0;

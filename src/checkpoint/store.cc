@@ -178,9 +178,12 @@ Result<Committed> Store::commit(Manifest manifest, const std::vector<RankImage>&
         committed.warnings.push_back(told.error().text());
     }
     crash_point("commit: journalled");
-    point_latest_at(name, committed.warnings);
+    std::vector<std::string> link_warnings;
+    point_latest_at(name, link_warnings);
     crash_point("commit: latest moved");
     retain(retention, committed);
+    // A disk that was full has room now; and what `latest` still names may just have been removed.
+    if (!link_warnings.empty()) point_latest_at(name, committed.warnings);
     crash_point("commit: retention done");
     committed.duration = clock_.monotonic_now() - began;
     return committed;

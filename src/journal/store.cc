@@ -51,9 +51,11 @@ bool is_machine_failure(const std::string& text) {
     });
 }
 
+// Somebody holds it. A disk or a server that can't lock (EIO, ENOLCK) is something else.
 bool is_lock_failure(const std::string& text) {
-    return text.find("While lock file") != std::string::npos ||
-           text.find("lock hold by current process") != std::string::npos;
+    const bool is_refused = text.find("While lock file") != std::string::npos &&
+                            text.find(std::generic_category().message(EAGAIN)) != std::string::npos;
+    return is_refused || text.find("lock hold by current process") != std::string::npos;
 }
 
 ErrorKind kind_of(const rocksdb::Status& status) {
