@@ -378,3 +378,75 @@ def test_the_library_that_makes_faults_lets_a_process_alone_that_has_none(tmp_pa
 
     assert (tmp_path / "file").read_text() == "text\n"
     assert "PAWL_FAULTS" not in done.stdout and "LD_PRELOAD" not in done.stdout, "children must not inherit it"
+
+
+# ---- the daemon, and a disk that fails once ----
+
+EXIT_DISK = 74
+
+
+@pytest.mark.parametrize(
+    ("below", "besides", "times"),
+    [(STATE, JOURNAL, 1), (JOURNAL, None, 1), (JOURNAL, None, 0)],
+    ids=["once", "journal-once", "journal-from-then-on"],
+)
+def test_a_call_of_the_daemon_that_fails_does_not_end_or_change_the_training(
+    tmp_path: Path, tiny_reference: Reference, below: Path, besides: Path | None, times: int
+) -> None:
+    outcomes: dict[int, int] = {}
+
+    def failed_at(number: int) -> bool:
+        place = Place(tmp_path / str(number))
+        place.path.mkdir()
+        log = place.path / "calls"
+        exception = place.path / besides if besides else None
+        fault = Fault(place.path / below, number, "EIO", times=times, besides=exception)
+        try:
+            ended = place.run(tiny(place), OPTIONS, environment=fault.environment(log))
+            hit = [call for call in calls_in(log) if call.number == number]
+            what = f"EIO at {hit}: {ended.code}: {ended.output}"
+            outcomes[ended.code] = outcomes.get(ended.code, 0) + 1
+            if ended.code == 0:
+                place.assert_equal_to(reference=tiny_reference)
+                place.assert_ended_with_the_file_of(tiny_reference)
+            else:
+                # Nothing was begun: it says why, and the next start is as the first.
+                assert hit and ended.code == EXIT_DISK, what
+                assert not (place.path / "losses").exists(), what
+                assert "Input/output error" in ended.output, what
+                assert_ends_right(place, [], tiny_reference, what)
+        finally:
+            place.kill_what_runs()
+        shutil.rmtree(place.path)
+        return bool(hit)
+
+    # Some wait for five seconds until the final checkpoint is tried again.
+    assert at_each_call(failed_at, at_once=8) >= 100
+    assert set(outcomes) == {0, EXIT_DISK}, outcomes
+    assert outcomes[0] >= 40, outcomes
+
+
+# ---- a disk that can't be read ----
+
+
+@pytest.mark.parametrize("error", ["EIO", "EINTR"])
+def test_a_read_that_fails_once_at_a_start_sets_no_valid_checkpoint_aside(tmp_path: Path, error: str) -> None:
+    template = tmp_path / "template" / "checkpoints"
+    template.parent.mkdir()
+    drive(template, "open commit:10:9 commit:20:9 commit:30:9:600000")
+    copy = copies_of(template, tmp_path)
+
+    def failed_at(number: int) -> bool:
+        directory = copy(number)
+        run = drive(directory, "open choose:9", Fault(directory, number, error, kinds="open,read"))
+        hit = [call for call in run.calls if call.number == number]
+        what = f"{error} at {hit}: {run.text}"
+        assert not (directory / "quarantine").exists(), what
+        # A directory that can't be listed is the caller's to judge: nothing is begun without it.
+        chosen = run.all("ok choose ")
+        assert chosen == ["3 30"] or (not chosen and "list directory" in run.one("error choose ")), what
+        assert_goes_on(directory, [1, 2, 3], set(), what)
+        shutil.rmtree(directory.parent)
+        return bool(hit)
+
+    assert at_each_call(failed_at) >= 8

@@ -45,11 +45,13 @@ enum kind {
     K_LOCK,
     K_OPEN, /* without O_CREAT; and directories that are listed */
     K_READ,
+    K_RANGE, /* sync_file_range: RocksDB asks with it what the kernel has, and believes only ENOSYS
+              */
     K_COUNT
 };
-static const char* const kinds[K_COUNT] = {"create", "write", "sync",  "rename",
-                                           "unlink", "mkdir", "rmdir", "allocate",
-                                           "link",   "lock",  "open",  "read"};
+static const char* const kinds[K_COUNT] = {"create", "write", "sync",     "rename", "unlink",
+                                           "mkdir",  "rmdir", "allocate", "link",   "lock",
+                                           "open",   "read",  "range"};
 
 enum { PATH_BYTES = 4096 };
 enum act { A_NONE, A_KILL_BEFORE, A_KILL_AFTER, A_FAIL, A_FAIL_AFTER, A_SHORT };
@@ -379,7 +381,7 @@ int fdatasync(int fd) {
     FAULTY(K_SYNC, fd, NULL, (int)syscall(SYS_fdatasync, fd));
 }
 int sync_file_range(int fd, off64_t offset, off64_t bytes, unsigned flags) {
-    FAULTY(K_SYNC, fd, NULL, (int)syscall(SYS_sync_file_range, fd, offset, bytes, flags));
+    FAULTY(K_RANGE, fd, NULL, (int)syscall(SYS_sync_file_range, fd, offset, bytes, flags));
 }
 #define FALLOCATE(name)                                                                     \
     int name(int fd, int mode, off_t offset, off_t bytes) {                                 \
