@@ -113,9 +113,9 @@ Result<checkpoint::Listed> find_checkpoint(FileSystem& fs, const Place& place,
 
 std::string line_of(const checkpoint::Manifest& manifest, WallTime now) {
     return fmt::format(
-        "{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>7} ago  {}\n", manifest.sequence, manifest.step,
+        "{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>11}  {}\n", manifest.sequence, manifest.step,
         manifest.epoch, format_bytes(manifest.total_bytes()), to_string(manifest.reason),
-        format_duration(now - manifest.time),
+        format_age(manifest.time, now),
         manifest.world_size == 1 ? "1 rank" : fmt::format("{} ranks", manifest.world_size));
 }
 

@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -60,6 +61,13 @@ std::string format_duration(nanoseconds duration) {
     if (total < 3600) return fmt::format("{}m{:02}s", total / 60, total % 60);
     if (total < 86'400) return fmt::format("{}h{:02}m", total / 3600, total % 3600 / 60);
     return fmt::format("{}d{:02}h", total / 86'400, total % 86'400 / 3600);
+}
+
+std::string format_age(WallTime then, WallTime now) {
+    // Two processes that look at one moment may differ a little.
+    constexpr nanoseconds kSkew = seconds{1};
+    if (then > now + kSkew) return fmt::format("dated {} ahead", format_duration(then - now));
+    return format_duration(std::max(nanoseconds::zero(), nanoseconds{now - then})) + " ago";
 }
 
 std::string format_bytes(std::uint64_t bytes) {

@@ -29,6 +29,8 @@ public:
 
 // For people: "850ms", "12s", "3m05s", "2h10m", "5d03h".
 [[nodiscard]] std::string format_duration(nanoseconds duration);
+// For people: "3m05s ago"; "dated 1d00h ahead" if the clock was set back since.
+[[nodiscard]] std::string format_age(WallTime then, WallTime now);
 // For people, with binary units: "512 B", "3.1 MiB".
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 

@@ -251,11 +251,29 @@ std::string join_path(std::string_view directory, std::string_view name) {
     return fmt::format("{}{}{}", directory, directory.ends_with('/') ? "" : "/", name);
 }
 
+namespace {
+
+// A symlink to a directory is as good as one. One to nothing may be a disk that is not mounted:
+// what was made in its place would be written to another.
+Result<void> check_directory(FileSystem& fs, const std::string& path, FileType type) {
+    if (type == FileType::kDirectory) return {};
+    if (type == FileType::kSymlink) {
+        const auto entries = fs.list_directory(path);
+        if (entries) return {};
+        if (entries.error().kind() == ErrorKind::kNotFound) {
+            return make_error(ErrorKind::kNotFound, "'{}' is a symlink to what is not there", path);
+        }
+        return entries.error();
+    }
+    return make_error(ErrorKind::kInvalidArgument, "'{}' is no directory", path);
+}
+
+}  // namespace
+
 Result<void> create_directories(FileSystem& fs, const std::string& path) {
     const auto status = fs.status(path);
     if (!status) return status.error();
-    // What is there (a symlink to a directory too) is taken as it is; the next call will judge it.
-    if (status->has_value()) return {};
+    if (status->has_value()) return check_directory(fs, path, (*status)->type);
     const auto slash = path.find_last_of('/');
     if (slash != std::string::npos && slash > 0) {
         RETURN_IF_ERROR(create_directories(fs, path.substr(0, slash)));

@@ -75,6 +75,8 @@ public:
 
 // Helpers made of the calls above.
 [[nodiscard]] std::string join_path(std::string_view directory, std::string_view name);
+// With their parents. A symlink to a directory is one; kNotFound for a symlink to nothing,
+// kInvalidArgument for a file in the way.
 Result<void> create_directories(FileSystem& fs, const std::string& path);
 Result<void> remove_tree(FileSystem& fs, const std::string& path);
 // Refuses files above `bytes_max` (kCorrupt).

@@ -156,8 +156,8 @@ std::string progress_of(const JobStatus& job) {
 }
 
 std::string checkpoint_line(const CheckpointStatus& checkpoint, WallTime now) {
-    return fmt::format("{} at step {}, {}, {} ago", checkpoint.sequence, checkpoint.step,
-                       format_bytes(checkpoint.bytes), format_duration(now - checkpoint.time));
+    return fmt::format("{} at step {}, {}, {}", checkpoint.sequence, checkpoint.step,
+                       format_bytes(checkpoint.bytes), format_age(checkpoint.time, now));
 }
 
 std::string ranks_of(const JobStatus& job) {
@@ -208,8 +208,9 @@ Result<DaemonStatus> status_from_json(std::string_view text) {
 }
 
 std::string to_text(const DaemonStatus& status) {
-    std::string text = fmt::format("pawld {}, pid {}, up {}\n", status.version, status.pid,
-                                   format_duration(status.now - status.started));
+    std::string text = fmt::format(
+        "pawld {}, pid {}, up {}\n", status.version, status.pid,
+        format_duration(std::max(nanoseconds::zero(), nanoseconds{status.now - status.started})));
     for (const JobStatus& job : status.jobs) {
         text += fmt::format("\n{}: {}\n", job.name, job.state);
         add_line(text, "why", cut(job.detail, 64));

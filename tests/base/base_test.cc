@@ -188,5 +188,13 @@ TEST(Loop, AWatchedDescriptorIsReportedWhenItCanBeRead) {
     EXPECT_EQ(seen, UV_READABLE);
 }
 
+TEST(FormatAge, IsNeverNegativeThoughTheClockWasSetBack) {
+    const WallTime then{milliseconds{1'000'000'000}};
+
+    EXPECT_EQ(format_age(then, then + seconds{65}), "1m05s ago");
+    EXPECT_EQ(format_age(then, then - milliseconds{200}), "0ms ago");
+    EXPECT_EQ(format_age(then, then - std::chrono::hours{24}), "dated 1d00h ahead");
+}
+
 }  // namespace
 }  // namespace pawl

@@ -152,6 +152,22 @@ TEST(PosixFileSystem, RefusesASymlinkAndAFifoWhereAFileWasExpected) {
     EXPECT_FALSE(fs->open_file(directory.path() + "/fifo").has_value());
 }
 
+TEST(PosixFileSystem, MakesNoDirectoryWhereASymlinkToNothingOrAFileIs) {
+    const fakes::TemporaryDirectory directory;
+    const auto fs = make_posix_file_system();
+    const std::string link = directory.path() + "/link";
+    const std::string file = directory.path() + "/file";
+    ASSERT_EQ(::symlink("nowhere", link.c_str()), 0);
+    ASSERT_TRUE(fs->create_file(file, 1));
+
+    EXPECT_EQ(create_directories(*fs, link + "/a").error().kind(), ErrorKind::kNotFound);
+    EXPECT_EQ(create_directories(*fs, file + "/a").error().kind(), ErrorKind::kInvalidArgument);
+    EXPECT_FALSE((*fs->status(directory.path() + "/nowhere")).has_value());
+
+    ASSERT_TRUE(fs->create_directory(directory.path() + "/nowhere"));
+    EXPECT_TRUE(create_directories(*fs, link + "/a"));
+}
+
 TEST(FakeFileSystem, ForgetsNamesAndBytesThatWereNotSynced) {
     fakes::FakeFileSystem fs;
     ASSERT_TRUE(fs.create_directory("/d"));
