@@ -5,7 +5,6 @@
 #include "base/fd.h"
 #include "base/file_system.h"
 #include "checkpoint/store.h"
-#include "config/config.h"
 #include "control/server.h"
 #include "control/status.h"
 #include "journal/journal.h"
@@ -27,8 +26,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kExitDamaged = 65;        // EX_DATAERR
-constexpr int kExitConfiguration = 78;  // EX_CONFIG
+constexpr int kExitDamaged = 65;  // EX_DATAERR
 
 void print(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
@@ -40,14 +38,6 @@ void print_json(const json& object) {
 
 json number_or_null(double number) {
     return std::isfinite(number) ? json(number) : json(nullptr);
-}
-
-std::string socket_of(const Place& place) {
-    if (!place.socket.empty()) return place.socket;
-    const std::string usual = join_path(state_directory_of(place), "pawld.sock");
-    const std::string of_service = "/run/pawl/pawld.sock";
-    const bool is_service = place.state_directory.empty() && ::access(usual.c_str(), F_OK) != 0;
-    return is_service && ::access(of_service.c_str(), F_OK) == 0 ? of_service : usual;
 }
 
 // ---- checkpoints ----
@@ -321,6 +311,14 @@ std::string checkpoint_directory_of(const Place& place) {
 
 // ---- the daemon ----
 
+std::string socket_of(const Place& place) {
+    if (!place.socket.empty()) return place.socket;
+    const std::string usual = join_path(state_directory_of(place), "pawld.sock");
+    const std::string of_service = "/run/pawl/pawld.sock";
+    const bool is_service = place.state_directory.empty() && ::access(usual.c_str(), F_OK) != 0;
+    return is_service && ::access(of_service.c_str(), F_OK) == 0 ? of_service : usual;
+}
+
 Result<int> show_status(const Place& place, Format format) {
     const auto response = control::call(socket_of(place), control::Method::kGet, "/v1/status");
     if (!response) {
@@ -484,7 +482,7 @@ Result<int> verify_checkpoints(const Place& place, const std::string& name, Form
     return all_valid ? 0 : kExitDamaged;
 }
 
-// ---- the journal, logs, configuration ----
+// ---- the journal, logs ----
 
 Result<int> show_journal(const Place& place, const std::string& table, std::uint64_t limit,
                          Format format) {
@@ -518,27 +516,6 @@ Result<int> show_logs(const Place& place, std::uint64_t rank, std::uint64_t line
     }
     print(text);
     return follows ? follow(path, size) : Result<int>(0);
-}
-
-Result<int> check_config(const std::string& path, Format format) {
-    const auto config = config::load(path);
-    if (format == Format::kJson) {
-        json object = {{"path", path}, {"valid", config.has_value()}};
-        if (!config) object["error"] = config.error().text();
-        print_json(object);
-        return config ? 0 : kExitConfiguration;
-    }
-    if (!config) {
-        std::fprintf(stderr, "pawl: %s\n", config.error().text().c_str());
-        return kExitConfiguration;
-    }
-    print(fmt::format("{}: valid, {} job{}\n", path, config->jobs.size(),
-                      config->jobs.size() == 1 ? "" : "s"));
-    for (const config::JobConfig& job : config->jobs) {
-        print(fmt::format("  {}: {} rank{}, checkpoints in '{}'\n", job.name, job.ranks,
-                          job.ranks == 1 ? "" : "s", job.checkpoint.directory));
-    }
-    return 0;
 }
 
 }  // namespace pawl::tools

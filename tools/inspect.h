@@ -1,4 +1,4 @@
-// The commands that look: status, checkpoints, journal, logs, config. They change nothing, and all
+// The commands that look: status, checkpoints, journal, logs. They change nothing, and all
 // but status work with no daemon running. Each prints to standard output and returns the exit code.
 #pragma once
 
@@ -20,6 +20,7 @@ struct Place {
 
 [[nodiscard]] std::string state_directory_of(const Place& place);
 [[nodiscard]] std::string checkpoint_directory_of(const Place& place);
+[[nodiscard]] std::string socket_of(const Place& place);
 
 Result<int> show_status(const Place& place, Format format);
 // verb: "checkpoint" or "stop".
@@ -36,6 +37,5 @@ Result<int> show_journal(const Place& place, const std::string& table, std::uint
                          Format format);
 Result<int> show_logs(const Place& place, std::uint64_t rank, std::uint64_t lines, bool follows,
                       Format format);
-Result<int> check_config(const std::string& path, Format format);
 
 }  // namespace pawl::tools

@@ -1,4 +1,5 @@
 // pawl: the ops tool. Words of the command line to calls; an error to a line and an exit code.
+#include "tools/config_commands.h"
 #include "tools/inspect.h"
 #include "tools/run_command.h"
 
@@ -51,6 +52,7 @@ struct Words {
     std::uint64_t lines = 20;
     bool follows = false;
     std::string config_path;
+    std::string other_config_path;
     std::function<Result<int>()> action;
 
     [[nodiscard]] Format format() const { return is_json ? Format::kJson : Format::kText; }
@@ -176,16 +178,46 @@ void add_history(CLI::App& app, Words& words) {
             return show_logs(words.place, words.rank, words.lines, words.follows, words.format());
         };
     });
+}
+
+void add_config(CLI::App& app, Words& words) {
     CLI::App* config = app.add_subcommand("config", "the daemon's configuration");
     config->require_subcommand(1);
-    CLI::App* check =
-        config->add_subcommand("check", "whether a file is valid, and if not, where and why");
-    check->add_option("file", words.config_path, "the file")->default_val("/etc/pawl/pawld.yaml");
-    check->add_flag("--json", words.is_json, "print JSON");
-    check->callback([&words] {
+    using FileCommand = Result<int> (*)(const std::string&, Format);
+    for (const auto& [name, text, function] :
+         {std::tuple<const char*, const char*, FileCommand>{
+              "check", "whether a file is valid, and if not, where and why",
+              &pawl::tools::check_config},
+          {"show", "what holds once includes, defaults and variables are filled in",
+           &pawl::tools::show_config}}) {
+        CLI::App* command = config->add_subcommand(name, text);
+        command->add_option("file", words.config_path, "the file")
+            ->default_val("/etc/pawl/pawld.yaml");
+        command->add_flag("--json", words.is_json, "print JSON");
+        command->callback([&words, call = function] {
+            words.action = [&words, call] { return call(words.config_path, words.format()); };
+        });
+    }
+    CLI::App* diff = config->add_subcommand("diff", "what a reload would make of a change");
+    diff->add_option("from", words.config_path, "the file as it is")->required();
+    diff->add_option("to", words.other_config_path, "the file as it shall be")->required();
+    diff->add_flag("--json", words.is_json, "print JSON");
+    diff->callback([&words] {
         words.action = [&words] {
-            return pawl::tools::check_config(words.config_path, words.format());
+            return pawl::tools::compare_configs(words.config_path, words.other_config_path,
+                                                words.format());
         };
+    });
+    config->add_subcommand("schema", "a JSON schema of the configuration, for editors")
+        ->callback([&words] { words.action = &pawl::tools::show_schema; });
+    config->add_subcommand("reference", "every key, in Markdown")->callback([&words] {
+        words.action = &pawl::tools::show_reference;
+    });
+    CLI::App* reload = app.add_subcommand("reload", "have pawld read its configuration again");
+    add_place(reload, words);
+    reload->add_option("--socket", words.place.socket, "the daemon's control socket");
+    reload->callback([&words] {
+        words.action = [&words] { return pawl::tools::reload_daemon(words.place, words.format()); };
     });
 }
 
@@ -198,6 +230,7 @@ int run(int argc, char** argv) {
     add_daemon_commands(app, words);
     add_checkpoints(app, words);
     add_history(app, words);
+    add_config(app, words);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

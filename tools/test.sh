@@ -25,6 +25,9 @@ ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 | tail 
 say "files read and written by PyTorch"
 PAWL_WRITE_SAMPLE=$PWD/build/bin/write_sample /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/torchfile
 
+say "configuration: examples, schema, parser and reference agree"
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/config
+
 say "end to end: real processes, killed for real"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e
 

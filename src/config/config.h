@@ -2,11 +2,17 @@
 //
 // Any room may include this header for the plain structs; config includes base only.
 // Every error reads "FILE:LINE:COLUMN: key 'jobs.lm.ranks': expected …, found …". An unknown key is
-// an error, and names the nearest known one. configs/pawld.yaml explains every key.
+// an error, and names the nearest known one. docs/configuration.md lists every key.
+//
+//   surroundings  files and variables        document     text to YAML, or where it is none
+//   reading       positions, a budget        yaml_reader  values with a type
+//   field, keys   the one table of keys      job_check    what a job must be
+//   changes       what a reload may change   show, schema, reference   the table, written out
 #pragma once
 
 #include "base/result.h"
 #include "base/units.h"
+#include "config/surroundings.h"
 
 #include <cstdint>
 #include <map>
@@ -16,6 +22,13 @@
 #include <vector>
 
 namespace pawl::config {
+
+// When a key that a reload changes has its effect on a job that is there.
+enum class Applies {
+    kAtOnce,
+    kNextLaunch,  // of the job's ranks
+    kRestart,     // of pawld; for a job also if it is removed, and added again
+};
 
 enum class OnNoValidCheckpoint { kStop, kStartFresh };
 
@@ -61,6 +74,7 @@ struct JobConfig {
     std::map<std::string, std::string> environment;  // added to the daemon's own; PAWL_* is refused
     std::uint32_t ranks = 1;                         // 1 to 1024
     std::string output_directory;  // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
+    std::uint64_t output_rotate_at = std::uint64_t{64} << 20;  // bytes; at a rank's start
     CheckpointConfig checkpoint;
     RestartConfig restart;
     StopConfig stop;
@@ -80,14 +94,24 @@ struct DaemonConfig {
     std::string state_directory = "/var/lib/pawl";
     LogLevel log_level = LogLevel::kInfo;
     ControlConfig control;
-    std::vector<JobConfig> jobs;  // at least one; names differ
+    std::vector<JobConfig> jobs;  // names differ
 
     friend bool operator==(const DaemonConfig&, const DaemonConfig&) = default;
 };
 
+// What a load has read.
+struct Loaded {
+    DaemonConfig config;
+    std::vector<std::string> files;  // the main file, then the included ones, as they were read
+
+    friend bool operator==(const Loaded&, const Loaded&) = default;
+};
+
+[[nodiscard]] Result<Loaded> load_files(const std::string& path, const Surroundings& surroundings);
+// With this process's files and environment.
+[[nodiscard]] Result<DaemonConfig> load(const std::string& path);
 // `path` is for messages and as the base of relative paths.
 [[nodiscard]] Result<DaemonConfig> parse(std::string_view yaml, const std::string& path);
-[[nodiscard]] Result<DaemonConfig> load(const std::string& path);
 
 // "500ms", "30s", "5m", "1h30m", "2d"; a bare number has no unit and is refused.
 [[nodiscard]] Result<nanoseconds> parse_duration(std::string_view text);

@@ -1,7 +1,7 @@
 // The checks of a complete job (see job_check.h), and check_job() of config.h. Touches nothing.
 #include "config/job_check.h"
 
-#include "config/duration.h"
+#include "config/keys.h"
 
 #include <algorithm>
 #include <array>
@@ -17,6 +17,16 @@ constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNO
 // What pawl itself tells each rank; a value from the file would be wrong for all ranks but one.
 constexpr std::array<std::string_view, 4> kRankVariables = {"RANK", "WORLD_SIZE", "LOCAL_RANK",
                                                             "LOCAL_WORLD_SIZE"};
+
+KeyPath split(const std::string& path) {
+    KeyPath key;
+    for (std::size_t begin = 0; begin <= path.size();) {
+        const std::size_t end = std::min(path.find('.', begin), path.size());
+        key.push_back(path.substr(begin, end - begin));
+        begin = end + 1;
+    }
+    return key;
+}
 
 bool consists_of(std::string_view text, std::initializer_list<std::string_view> allowed) {
     return std::all_of(text.begin(), text.end(), [&allowed](char character) {
@@ -88,51 +98,14 @@ std::optional<Problem> paths_problem(const JobConfig& job) {
     return std::nullopt;
 }
 
-std::optional<Problem> numbers_problem(const JobConfig& job) {
-    struct Row {
-        KeyPath key;
-        std::optional<std::uint64_t> value;
-        Numbers range;
-    };
-    const CadenceConfig& cadence = job.checkpoint.cadence;
-    const std::array rows = {
-        Row{{"ranks"}, job.ranks, kRanks},
-        Row{{"checkpoint", "every_steps"}, cadence.every_steps, kEverySteps},
-        Row{{"checkpoint", "every_epochs"}, cadence.every_epochs, kEveryEpochs},
-        Row{{"checkpoint", "keep_last"}, job.checkpoint.keep_last, kKeepLast},
-        Row{{"restart", "max"}, job.restart.max, kRestarts},
-        Row{{"restart", "same_step_max"}, job.restart.same_step_max, kSameStepFailures},
-    };
-    for (const Row& row : rows) {
-        if (row.value && !row.range.contains(*row.value)) {
-            return Problem{row.key,
-                           fmt::format("expected {}, found '{}'", describe(row.range), *row.value)};
-        }
-    }
-    return std::nullopt;
-}
-
-std::optional<Problem> durations_problem(const JobConfig& job) {
-    struct Row {
-        KeyPath key;
-        std::optional<nanoseconds> value;
-        Durations range;
-    };
-    const std::array rows = {
-        Row{{"checkpoint", "every"}, job.checkpoint.cadence.every_time, kEveryTime},
-        Row{{"restart", "window"}, job.restart.window, kRestartWindow},
-        Row{{"restart", "delay_initial"}, job.restart.delay_initial, kRestartDelay},
-        Row{{"restart", "delay_max"}, job.restart.delay_max, kRestartDelay},
-        Row{{"stop", "grace"}, job.stop.grace, kStopGrace},
-        Row{{"stop", "exit_grace"}, job.stop.exit_grace, kStopGrace},
-    };
-    for (const Row& row : rows) {
-        if (row.value && !row.range.contains(*row.value)) {
-            return Problem{row.key, fmt::format("expected {}, found '{}'", describe(row.range),
-                                                exact_duration(*row.value))};
-        }
-    }
-    return std::nullopt;
+// Numbers, durations and sizes: as the table of keys has them.
+std::optional<Problem> ranges_problem(const JobConfig& job) {
+    std::optional<Problem> first;
+    for_each_field(job_fields(), [&](const Field<JobConfig>& field, const std::string& path) {
+        if (first || field.problem == nullptr) return;
+        if (auto text = field.problem(field.type, job)) first = Problem{split(path), *text};
+    });
+    return first;
 }
 
 std::optional<Problem> relations_problem(const JobConfig& job) {
@@ -162,9 +135,8 @@ std::optional<Problem> relations_problem(const JobConfig& job) {
 }  // namespace
 
 std::optional<Problem> first_problem(const JobConfig& job) {
-    constexpr std::array kChecks = {name_problem,     command_problem, environment_problem,
-                                    paths_problem,    numbers_problem, durations_problem,
-                                    relations_problem};
+    constexpr std::array kChecks = {name_problem,  command_problem, environment_problem,
+                                    paths_problem, ranges_problem,  relations_problem};
     for (const auto check : kChecks) {
         if (std::optional<Problem> problem = check(job)) return problem;
     }
@@ -178,24 +150,6 @@ Result<void> check_job(const JobConfig& job) {
         problem->key.empty() ? "" : fmt::format("key '{}': ", fmt::join(problem->key, "."));
     return make_error(ErrorKind::kInvalidArgument, "job {}: {}{}", in_quotes(job.name), key,
                       problem->text);
-}
-
-std::string describe(const Numbers& range) {
-    return fmt::format("a whole number from {} to {}", range.min, range.max);
-}
-
-std::string describe(const Durations& range) {
-    return fmt::format("a duration from {} to {}, such as 30s, 5m or 1h30m",
-                       exact_duration(range.min), exact_duration(range.max));
-}
-
-std::string in_quotes(std::string_view text) {
-    constexpr std::size_t kBytesMax = 80;
-    std::string line(text.substr(0, kBytesMax));
-    for (char& character : line) {
-        if (static_cast<unsigned char>(character) < ' ') character = ' ';
-    }
-    return fmt::format("'{}{}'", line, text.size() > kBytesMax ? "..." : "");
 }
 
 }  // namespace pawl::config

@@ -1,10 +1,16 @@
 // See yaml_reader.h.
 #include "config/yaml_reader.h"
 
+#include "config/config.h"
+#include "config/document.h"
+#include "config/size.h"
+
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <system_error>
@@ -13,6 +19,9 @@
 namespace pawl::config {
 
 namespace {
+
+// What a key or an item costs beside its text (see Reading::take).
+constexpr std::size_t kEntryBytes = 64;
 
 std::string found(const YAML::Node& node) {
     switch (node.Type()) {
@@ -32,10 +41,6 @@ std::string found(const YAML::Node& node) {
 KeyPath below(KeyPath key, std::string name) {
     key.push_back(std::move(name));
     return key;
-}
-
-std::string in_text(const KeyPath& key) {
-    return in_quotes(fmt::format("{}", fmt::join(key, ".")));
 }
 
 // Digits alone: neither sign, nor octal, nor 1e3, about which YAML's versions disagree.
@@ -81,50 +86,26 @@ std::string suggestion(std::string_view name, std::span<const std::string_view> 
 
 }  // namespace
 
-Position position_of(const YAML::Mark& mark) {
-    if (mark.is_null()) return {};
-    return {.line = mark.line + 1, .column = mark.column + 1};
-}
-
-Source::Source(std::string file, std::string directory)
-    : file_(std::move(file)), directory_(std::move(directory)) {
-}
-
-Error Source::error_at(Position position, std::string_view text) const {
-    return make_error(ErrorKind::kInvalidArgument, "{}:{}:{}: {}", file_, position.line,
-                      position.column, text);
-}
-
-Error Source::error_for(const KeyPath& key, std::string_view text) const {
-    const std::string_view origin = positions_.count(key) == 0 ? " (the default)" : "";
-    Position position;
-    for (KeyPath around = key; !around.empty(); around.pop_back()) {
-        if (const auto known = positions_.find(around); known != positions_.end()) {
-            position = known->second;
-            break;
-        }
-    }
-    return error_at(position, fmt::format("key {}: {}{}", in_text(key), text, origin));
-}
-
-Value::Value(Source& source, const YAML::Node& node, KeyPath key, Position key_position)
+Value::Value(const Source& source, const YAML::Node& node, KeyPath key, Position key_position)
     : source_(&source), node_(node), key_(std::move(key)), position_(key_position) {
     if (node_.IsScalar() || node_.IsSequence()) position_ = position_of(node_.Mark());
 }
 
-Result<std::string> Value::text() const {
-    if (!node_.IsScalar()) return unexpected("a text");
+Result<std::string> Value::text(std::string_view expected) const {
+    if (!node_.IsScalar()) return unexpected(expected);
     // "\0" in YAML; arguments, variables and paths would end there without a word.
     if (node_.Scalar().find('\0') != std::string::npos) return unexpected("a text without NUL");
-    return node_.Scalar();
+    auto expanded = source_->reading().expand(node_.Scalar());
+    if (!expanded) return error(expanded.error().message());
+    return expanded;
 }
 
 Result<std::string> Value::path() const {
     auto written = text();
     if (!written) return written.error();
-    if (written->empty()) return unexpected("a path");
+    if (written->empty()) return unexpected("a path", *written);
     if (written->front() == '~')
-        return unexpected("a path without '~', which only a shell expands");
+        return unexpected("a path without '~', which only a shell expands", *written);
     std::string path =
         (std::filesystem::path(source_->directory()) / *written).lexically_normal().string();
     while (path.size() > 1 && path.back() == '/')
@@ -133,28 +114,50 @@ Result<std::string> Value::path() const {
 }
 
 Result<std::uint64_t> Value::number(const Numbers& range) const {
-    if (!node_.IsScalar()) return unexpected(describe(range));
-    const std::optional<std::uint64_t> number = whole_number(node_.Scalar());
-    if (!number || !range.contains(*number)) return unexpected(describe(range));
+    const auto written = text(describe(range));
+    if (!written) return written.error();
+    const std::optional<std::uint64_t> number = whole_number(*written);
+    if (!number || !range.contains(*number)) return unexpected(describe(range), *written);
     return *number;
 }
 
 Result<nanoseconds> Value::duration(const Durations& range) const {
-    if (!node_.IsScalar()) return unexpected(describe(range));
-    const auto duration = parse_duration(node_.Scalar());
-    if (!duration || !range.contains(*duration)) return unexpected(describe(range));
+    const auto written = text(describe(range));
+    if (!written) return written.error();
+    const auto duration = parse_duration(*written);
+    if (!duration || !range.contains(*duration)) return unexpected(describe(range), *written);
     return *duration;
 }
 
+Result<std::uint64_t> Value::size(const Sizes& range) const {
+    const auto written = text(describe(range));
+    if (!written) return written.error();
+    const auto bytes = parse_bytes(*written);
+    if (!bytes || !range.contains(*bytes)) return unexpected(describe(range), *written);
+    return *bytes;
+}
+
 Result<std::vector<std::string>> Value::list_of_text(std::string_view expected) const {
-    if (!node_.IsSequence()) return unexpected(expected);
+    const auto values = items(expected);
+    if (!values) return values.error();
     std::vector<std::string> texts;
-    for (const YAML::Node& item : node_) {
-        auto text = Value(*source_, item, key_, position_of(item.Mark())).text();
+    for (const Value& value : *values) {
+        auto text = value.text();
         if (!text) return text.error();
         texts.push_back(*std::move(text));
     }
     return texts;
+}
+
+Result<std::vector<Value>> Value::items(std::string_view expected) const {
+    if (!node_.IsSequence()) return unexpected(expected);
+    std::vector<Value> values;
+    for (const YAML::Node& item : node_) {
+        if (const auto taken = source_->reading().take(kEntryBytes); !taken)
+            return error(taken.error().message());
+        values.emplace_back(*source_, item, key_, position_of(item.Mark()));
+    }
+    return values;
 }
 
 Result<std::vector<Entry>> Value::entries(std::string_view expected) const {
@@ -168,6 +171,8 @@ Result<std::vector<Entry>> Value::entries(std::string_view expected) const {
                 position, fmt::format("expected a name as key, found {}", found(pair.first)));
         }
         const std::string& name = pair.first.Scalar();
+        if (const auto taken = source_->reading().take(kEntryBytes + name.size()); !taken)
+            return error(taken.error().message());
         const KeyPath key = below(key_, name);
         const auto [first, is_new] = seen.emplace(name, position);
         if (!is_new) {
@@ -175,7 +180,7 @@ Result<std::vector<Entry>> Value::entries(std::string_view expected) const {
                 position, fmt::format("key {}: written twice, first in line {}", in_text(key),
                                       first->second.line));
         }
-        source_->remember(key, position);
+        source_->reading().remember(key, {.source = source_, .position = position});
         entries.push_back(Entry{name, position, Value(*source_, pair.second, key, position)});
     }
     return entries;
@@ -185,10 +190,10 @@ Error Value::unexpected(std::string_view expected) const {
     return error(fmt::format("expected {}, found {}", expected, found(node_)));
 }
 
-Error Value::missing(std::string_view name, std::string_view expected) const {
-    const KeyPath key = below(key_, std::string(name));
-    return source_->error_at(position_,
-                             fmt::format("key {}: missing; expected {}", in_text(key), expected));
+Error Value::unexpected(std::string_view expected, const std::string& expanded) const {
+    if (expanded == node_.Scalar()) return unexpected(expected);
+    return error(fmt::format("expected {}, found {}, which is {} here", expected, found(node_),
+                             in_quotes(expanded)));
 }
 
 Error Value::unknown(const Entry& entry, std::span<const std::string_view> known) const {
@@ -198,9 +203,11 @@ Error Value::unknown(const Entry& entry, std::span<const std::string_view> known
                     suggestion(entry.name, known), fmt::join(known, ", ")));
 }
 
-Error Value::unexpected_choice(std::span<const std::string_view> names) const {
+Error Value::unexpected_choice(std::span<const std::string_view> names,
+                               const std::string& expanded) const {
     const auto but_last = names.first(names.size() - 1);
-    return unexpected(fmt::format("{} or {}", fmt::join(but_last, ", "), names.back()));
+    const std::string expected = fmt::format("{} or {}", fmt::join(but_last, ", "), names.back());
+    return node_.IsScalar() ? unexpected(expected, expanded) : unexpected(expected);
 }
 
 Error Value::error(std::string_view text) const {

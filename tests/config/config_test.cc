@@ -1,11 +1,12 @@
 // The configuration: what is taken, what it becomes, and the whole text of each refusal.
 #include "config/config.h"
 
+#include "tests/fakes/temporary_directory.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -50,31 +51,17 @@ std::string checkpoint_with(const std::string& line) {
            "}\n";
 }
 
+std::string written(const fakes::TemporaryDirectory& directory, const std::string& name,
+                    const std::string& text) {
+    std::string path = directory.path() + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+}
+
 std::string refusal_of(std::string_view yaml) {
     const auto result = parse(yaml, kFile);
     return result ? "(taken)" : result.error().text();
 }
-
-class TemporaryDirectory {
-public:
-    TemporaryDirectory() {
-        std::string pattern = testing::TempDir() + "config_test.XXXXXX";
-        path_ = ::mkdtemp(pattern.data());
-    }
-    ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-    TemporaryDirectory(const TemporaryDirectory&) = delete;
-    TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-    [[nodiscard]] std::string write(const std::string& name, const std::string& text) const {
-        const std::string path = path_ + "/" + name;
-        std::ofstream(path) << text;
-        return path;
-    }
-    [[nodiscard]] const std::string& path() const { return path_; }
-
-private:
-    std::string path_;
-};
 
 TEST(Config, TheSmallestFileGetsAllDefaults) {
     const auto daemon = parse(kMinimal, kFile);
@@ -99,6 +86,7 @@ jobs:
     environment: {OMP_NUM_THREADS: 2, EMPTY: "", _x1: "a=b"}
     ranks: 8
     output_directory: /log
+    output_rotate_at: 10GiB
     checkpoint:
       directory: /ckpt
       every: 1h30m
@@ -120,6 +108,7 @@ jobs:
         .environment = {{"EMPTY", ""}, {"OMP_NUM_THREADS", "2"}, {"_x1", "a=b"}},
         .ranks = 8,
         .output_directory = "/log",
+        .output_rotate_at = std::uint64_t{10} << 30,
         .checkpoint = {.directory = "/ckpt",
                        .cadence = {.every_steps = 1000,
                                    .every_epochs = 2,
@@ -191,8 +180,9 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
         std::string refusal;  // after "/etc/pawl/pawld.yaml:"
     };
     const std::string job_keys =
-        "command, working_directory, environment, ranks, output_directory, checkpoint, restart, "
-        "stop";
+        "command, working_directory, environment, ranks, output_directory, output_rotate_at, "
+        "checkpoint, restart, stop";
+    const std::string daemon_keys = "state_directory, log_level, control, include, defaults, jobs";
     const std::string checkpoint_keys =
         "directory, every, every_steps, every_epochs, keep_last, on_no_valid_checkpoint";
     const std::string two_jobs =
@@ -207,12 +197,8 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
         // The file as a whole.
         {"", "1:1: expected a map with at least the key jobs, found an empty file"},
         {"# nothing yet\n", "1:1: expected a map with at least the key jobs, found an empty file"},
-        {"- a\n",
-         "1:1: expected a map with the keys state_directory, log_level, control, jobs, "
-         "found a list"},
-        {"pawl\n",
-         "1:1: expected a map with the keys state_directory, log_level, control, jobs, "
-         "found 'pawl'"},
+        {"- a\n", "1:1: expected a map with the keys " + daemon_keys + ", found a list"},
+        {"pawl\n", "1:1: expected a map with the keys " + daemon_keys + ", found 'pawl'"},
         {"jobs: {}\n---\njobs: {}\n", "2:1: " + more_documents},
         {",jobs: {}\n", "1:1: " + more_documents},
         {"jobs: {}\n]\n", "2:1: not valid YAML: illegal flow end"},
@@ -228,8 +214,13 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
          "1:1: key 'jobs': missing; expected a map of at least one job, by "
          "name"},
         {"jobz: {}\n",
-         "1:1: unknown key 'jobz'; did you mean 'jobs'? Known keys here: "
-         "state_directory, log_level, control, jobs"},
+         "1:1: unknown key 'jobz'; did you mean 'jobs'? Known keys here: " + daemon_keys},
+        {"log_level: \"\xC3\x28\"\n",
+         "1:13: expected UTF-8 text, found the byte 0xc3, which is none here (another encoding?)"},
+        {"log_level: \xE9\n",
+         "1:12: expected UTF-8 text, found the byte 0xe9, which is none here (another encoding?)"},
+        {std::string("\xFF\xFEj\0", 4),
+         "1:1: expected UTF-8 text, found the byte 0xff, which is none here (another encoding?)"},
         {job_with("chekpoint: {}"),
          "4:5: unknown key 'jobs.lm.chekpoint'; did you mean 'checkpoint'? Known keys here: " +
              job_keys},
@@ -277,6 +268,12 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
         {checkpoint_with("every: 500ms"),
          "4:46: key 'jobs.lm.checkpoint.every': expected a duration from 1s to 365d, such as 30s, "
          "5m or 1h30m, found '500ms'"},
+        {job_with("output_rotate_at: 10"),
+         "4:23: key 'jobs.lm.output_rotate_at': expected a size from 64KiB to 1TiB, such as 500MB "
+         "or 10GiB, found '10'"},
+        {job_with("output_rotate_at: 1B"),
+         "4:23: key 'jobs.lm.output_rotate_at': expected a size from 64KiB to 1TiB, such as 500MB "
+         "or 10GiB, found '1B'"},
         {checkpoint_with("keep_last: 0"),
          "4:50: key 'jobs.lm.checkpoint.keep_last': expected a whole number from 1 to 10000, found "
          "'0'"},
@@ -373,8 +370,8 @@ TEST(Config, MessagesQuoteOnlyTheBeginningOfLongValues) {
 }
 
 TEST(ConfigFile, IsLoadedWithPathsRelativeToIt) {
-    const TemporaryDirectory directory;
-    const std::string path = directory.write("pawld.yaml", kMinimal);
+    const fakes::TemporaryDirectory directory;
+    const std::string path = written(directory, "pawld.yaml", kMinimal);
 
     const auto daemon = load(path);
 
@@ -393,7 +390,7 @@ TEST(ConfigFile, ThatIsMissingIsNamedWithWhatToDo) {
 }
 
 TEST(ConfigFile, ThatIsADirectoryIsRefused) {
-    const TemporaryDirectory directory;
+    const fakes::TemporaryDirectory directory;
 
     const auto daemon = load(directory.path());
 
@@ -401,9 +398,20 @@ TEST(ConfigFile, ThatIsADirectoryIsRefused) {
     EXPECT_THAT(daemon.error().text(), testing::HasSubstr("not a regular file"));
 }
 
+TEST(ConfigFile, ThatIsAFifoIsRefusedAndNotWaitedFor) {
+    const fakes::TemporaryDirectory directory;
+    const std::string path = directory.path() + "/fifo";
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+
+    const auto daemon = load(path);
+
+    ASSERT_FALSE(daemon.has_value());
+    EXPECT_THAT(daemon.error().text(), testing::HasSubstr("not a regular file"));
+}
+
 TEST(ConfigFile, OfMoreThanOneMebibyteIsRefused) {
-    const TemporaryDirectory directory;
-    const std::string path = directory.write("pawld.yaml", std::string((1 << 20) + 1, '#'));
+    const fakes::TemporaryDirectory directory;
+    const std::string path = written(directory, "pawld.yaml", std::string((1 << 20) + 1, '#'));
 
     const auto daemon = load(path);
 
@@ -427,56 +435,6 @@ TEST(ConfigFile, TheExampleShowsTheDefaults) {
     const DaemonConfig expected = {.control = {.socket = "/var/lib/pawl/pawld.sock"},
                                    .jobs = {job}};
     EXPECT_EQ(*daemon, expected);
-}
-
-TEST(Durations, AreReadWithTheirUnits) {
-    struct Row {
-        std::string_view text;
-        nanoseconds duration;
-    };
-    const std::vector<Row> rows = {
-        {"500ms", milliseconds{500}},
-        {"30s", seconds{30}},
-        {"5m", minutes{5}},
-        {"1h30m", minutes{90}},
-        {"2d", hours{48}},
-        {"0s", seconds{0}},
-        {"1m500ms", milliseconds{60'500}},
-        {"90m", minutes{90}},
-        {"1d2h3m4s5ms", milliseconds{93'784'005}},
-        {"36500d", hours{24} * 36'500},
-    };
-
-    for (const Row& row : rows) {
-        const auto duration = parse_duration(row.text);
-
-        ASSERT_TRUE(duration.has_value()) << row.text << ": " << duration.error().text();
-        EXPECT_EQ(duration->count(), row.duration.count()) << row.text;
-    }
-}
-
-TEST(Durations, WithoutUnitOrOrderAreRefused) {
-    for (const std::string_view text :
-         {"", "10", "0", "s", "ms", "1.5h", "-5s", "+5s", " 5s", "5s ", "5 s", "30m1h", "1s1s",
-          "5S", "5sec", "1h30", "5us", "inf"}) {
-        const auto duration = parse_duration(text);
-
-        ASSERT_FALSE(duration.has_value()) << text;
-        EXPECT_EQ(duration.error().text(),
-                  "expected a duration such as 500ms, 30s, 5m, 1h30m or 2d, found '" +
-                      std::string(text) + "'");
-    }
-}
-
-TEST(Durations, BeyondACenturyAreRefusedAndDoNotOverflow) {
-    for (const std::string_view text :
-         {"36501d", "36500d1ms", "4294967295d", "4294967296s", "99999999999999999999999h"}) {
-        const auto duration = parse_duration(text);
-
-        ASSERT_FALSE(duration.has_value()) << text;
-        EXPECT_EQ(duration.error().text(),
-                  "expected a duration of at most 36500d, found '" + std::string(text) + "'");
-    }
 }
 
 TEST(JobCheck, TakesWhatTheFileWouldGive) {

@@ -33,6 +33,7 @@ CORE = [
     "checkpoint/manifest",
     "checkpoint/name",
     "checkpoint/retention",
+    "config/changes",
 ]
 NOT_IN_CORE = {
     "base/clock.h",
