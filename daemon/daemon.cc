@@ -8,6 +8,7 @@
 #include "control/server.h"
 #include "control/status.h"
 #include "daemon/job.h"
+#include "daemon/reload.h"
 #include "daemon/service_manager.h"
 #include "journal/journal.h"
 #include "supervisor/process.h"
@@ -19,6 +20,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #ifndef PAWL_VERSION
@@ -60,6 +62,8 @@ private:
     [[nodiscard]] std::string describe() const;
     [[nodiscard]] Result<void> command(const std::string& job, const std::string& verb);
     [[nodiscard]] Result<void> command_on_loop(const std::string& job, const std::string& verb);
+    [[nodiscard]] Result<std::string> reload();
+    [[nodiscard]] std::unique_ptr<JobRunner> make_job(const config::JobConfig& job);
     [[nodiscard]] int exit_code() const;
 
     DaemonOptions options_;
@@ -79,10 +83,11 @@ private:
     std::mutex status_mutex_;  // guards status_, which control threads read
     control::DaemonStatus status_;
 
-    // Destroyed in this order: control first (its threads post to the loop), then the journal
-    // worker (its tasks use the jobs), then the jobs.
+    // Destroyed in this order: control first (its threads post to the loop), then the reloader (it
+    // holds jobs that are being opened), the journal worker (its tasks use the jobs), the jobs.
     std::vector<std::unique_ptr<JobRunner>> jobs_;
     std::unique_ptr<Worker> journal_worker_;
+    std::unique_ptr<Reloader> reloader_;
     std::unique_ptr<control::Server> control_;
 };
 
@@ -114,31 +119,47 @@ Result<void> Daemon::open() {
 
     journal_worker_ = std::make_unique<Worker>("journal");
     for (const config::JobConfig& job : options_.config.jobs) {
-        jobs_.push_back(std::make_unique<JobRunner>(
-            job, JobServices{.loop = loop_,
-                             .clock = clock_,
-                             .fs = *fs_,
-                             .processes = *processes_,
-                             .journal = *journal_,
-                             .journal_worker = *journal_worker_,
-                             .reporter = reporter_,
-                             .state_directory = state,
-                             .environment = own_environment(),
-                             .changed = [this] { publish_status(); },
-                             .concluded = [this] { job_concluded(); }}));
-        if (const auto opened = jobs_.back()->open(); !opened) {
-            return Error(opened.error()).while_doing("open job '{}'", job.name);
-        }
+        jobs_.push_back(make_job(job));
+        auto opened = jobs_.back()->open();
+        if (opened) opened = jobs_.back()->listen();
+        if (!opened) return Error(opened.error()).while_doing("open job '{}'", job.name);
     }
+    reloader_ = std::make_unique<Reloader>(
+        Reloader::Daemon{.loop = loop_,
+                         .clock = clock_,
+                         .service_manager = service_manager_,
+                         .reporter = reporter_,
+                         .path = options_.config_path,
+                         .config = options_.config,
+                         .jobs = jobs_,
+                         .make_job = [this](const config::JobConfig& job) { return make_job(job); },
+                         .set_log_level = options_.set_log_level,
+                         .changed = [this] { publish_status(); }});
     publish_status();
     auto control = control::Server::start(
         options_.config.control.socket,
         {.status_json = [this] { return status_json(); },
          .command = [this](const std::string& job,
-                           const std::string& verb) { return command(job, verb); }});
+                           const std::string& verb) { return command(job, verb); },
+         .reload = [this] { return reload(); }});
     if (!control) return control.error();
     control_ = std::move(*control);
     return {};
+}
+
+std::unique_ptr<JobRunner> Daemon::make_job(const config::JobConfig& job) {
+    return std::make_unique<JobRunner>(
+        job, JobServices{.loop = loop_,
+                         .clock = clock_,
+                         .fs = *fs_,
+                         .processes = *processes_,
+                         .journal = *journal_,
+                         .journal_worker = *journal_worker_,
+                         .reporter = reporter_,
+                         .state_directory = options_.config.state_directory,
+                         .environment = own_environment(),
+                         .changed = [this] { publish_status(); },
+                         .concluded = [this] { job_concluded(); }});
 }
 
 Result<int> Daemon::run() {
@@ -163,9 +184,8 @@ void Daemon::catch_signals() {
     signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGHUP, [this] {
         // A terminal that is closed ends what was run in it; a service is told to reload.
         if (options_.lifetime == Lifetime::kUntilJobsEnd) return stop("SIGHUP");
-        reporter_.event(
-            "", ReportLevel::kWarning,
-            "SIGHUP: the configuration is not reloaded; restart pawld to apply changes");
+        // What becomes of it is in the log: nobody waits for the answer.
+        reloader_->request("SIGHUP", [](const Result<std::string>&) {});
     }));
     signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGCHLD, [this] {
         // Ranks are watched by pidfd; this is for orphans that came to us.
@@ -179,9 +199,11 @@ void Daemon::catch_signals() {
 }
 
 void Daemon::stop(const std::string& by) {
-    is_stopping_ = true;
+    const bool is_first = !std::exchange(is_stopping_, true);
+    reloader_->stop();
     service_manager_.stopping();
     for (const auto& job : jobs_) {
+        if (is_first && reloader_->is_leaving(*job)) continue;
         if (!job->is_concluded()) job->request_stop(by);
     }
     job_concluded();
@@ -189,6 +211,7 @@ void Daemon::stop(const std::string& by) {
 
 void Daemon::job_concluded() {
     publish_status();
+    reloader_->job_concluded();
     const bool all_ended =
         std::ranges::all_of(jobs_, [](const auto& job) { return job->is_concluded(); });
     const bool ends = is_stopping_ || options_.lifetime == Lifetime::kUntilJobsEnd;
@@ -231,6 +254,7 @@ std::string Daemon::status_json() {
 
 std::string Daemon::describe() const {
     std::string text;
+    if (jobs_.empty()) return "no jobs";
     for (const auto& job : jobs_) {
         const control::JobStatus status = job->status();
         text += fmt::format("{}{}: {} at step {}", text.empty() ? "" : "; ", status.name,
@@ -248,6 +272,24 @@ Result<void> Daemon::command(const std::string& job, const std::string& verb) {
     constexpr auto kLimit = seconds{5};
     if (answer.wait_for(kLimit) != std::future_status::ready) {
         return make_error(ErrorKind::kTimeout, "the daemon did not answer within {} s",
+                          kLimit.count());
+    }
+    return answer.get();
+}
+
+// On a control thread, as command(): but a file is read and jobs may be opened meanwhile.
+Result<std::string> Daemon::reload() {
+    auto promise = std::make_shared<std::promise<Result<std::string>>>();
+    auto answer = promise->get_future();
+    loop_.post([this, promise] {
+        reloader_->request("pawl reload", [promise](Result<std::string> result) {
+            promise->set_value(std::move(result));
+        });
+    });
+    constexpr auto kLimit = seconds{8};
+    if (answer.wait_for(kLimit) != std::future_status::ready) {
+        return make_error(ErrorKind::kTimeout,
+                          "the reload is not done after {} s; see pawld's log for its end",
                           kLimit.count());
     }
     return answer.get();

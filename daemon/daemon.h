@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "daemon/reporter.h"
 
+#include <functional>
 #include <string>
 
 namespace pawl::daemon {
@@ -17,6 +18,8 @@ enum class Lifetime { kService, kUntilJobsEnd };
 struct DaemonOptions {
     config::DaemonConfig config;
     Lifetime lifetime = Lifetime::kService;
+    std::string config_path{};  // what a reload reads again; empty: there is no file
+    std::function<void(config::LogLevel)> set_log_level = [](config::LogLevel) {};
 };
 
 // Runs until it is told to stop or, with kUntilJobsEnd, all jobs have ended. Returns the exit code:

@@ -11,17 +11,6 @@
 namespace pawl::daemon {
 namespace {
 
-supervisor::JobPolicy policy_of(const config::JobConfig& config) {
-    return {.world_size = config.ranks,
-            .restarts_max = config.restart.max,
-            .restart_window = config.restart.window,
-            .delay_initial = config.restart.delay_initial,
-            .delay_max = config.restart.delay_max,
-            .same_step_failures_max = config.restart.same_step_max,
-            .grace = config.stop.grace,
-            .exit_grace = config.stop.exit_grace};
-}
-
 std::string real_path(const std::string& path) {
     const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr),
                                                           ::free);
@@ -90,16 +79,6 @@ Result<void> JobRunner::open() {
     RETURN_IF_ERROR(create_directories(services_.fs, sockets));
     job_key_ = fmt::format("{}:{}", real_path(services_.state_directory), config_.name);
     socket_path_ = join_path(real_path(sockets), config_.name + ".sock");
-    auto server = staging::RankServer::listen(
-        services_.loop, socket_path_,
-        {.received = [this](staging::SessionId session,
-                            const staging::RankMessage& message) { received(session, message); },
-         .lost = [this](staging::SessionId session,
-                        const std::string& why) { lost(session, why); }});
-    if (!server)
-        return Error(server.error()).while_doing("listen for the ranks of job '{}'", config_.name);
-    server_ = std::move(*server);
-
     const auto known = services_.journal.checkpoints(config_.name);
     if (!known) return known.error();
     for (const auto& record : *known)
@@ -109,10 +88,24 @@ Result<void> JobRunner::open() {
     if (!incarnations->empty()) job_.incarnation = incarnations->back().incarnation;
     const auto added = reconcile(services_.journal, services_.fs, config_.name, store_);
     if (!added) return added.error();
-    if (*added > 0) {
+    checkpoints_reconciled_ = *added;
+    return {};
+}
+
+Result<void> JobRunner::listen() {
+    auto server = staging::RankServer::listen(
+        services_.loop, socket_path_,
+        {.received = [this](staging::SessionId session,
+                            const staging::RankMessage& message) { received(session, message); },
+         .lost = [this](staging::SessionId session,
+                        const std::string& why) { lost(session, why); }});
+    if (!server)
+        return Error(server.error()).while_doing("listen for the ranks of job '{}'", config_.name);
+    server_ = std::move(*server);
+    if (checkpoints_reconciled_ > 0) {
         report(ReportLevel::kInfo, "journal_rebuilt",
-               fmt::format("{} checkpoints of '{}' were not in the journal and are now", *added,
-                           store_.directory()));
+               fmt::format("{} checkpoints of '{}' were not in the journal and are now",
+                           checkpoints_reconciled_, store_.directory()));
     }
     return {};
 }

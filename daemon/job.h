@@ -54,14 +54,24 @@ public:
     JobRunner(const JobRunner&) = delete;
     JobRunner& operator=(const JobRunner&) = delete;
 
-    // Before the loop runs: directories, lock, socket, history. Blocks.
+    // Directories, lock, history. Blocks; on any thread, before anything else is called.
     Result<void> open();
+    // The ranks' socket.
+    Result<void> listen();
     // Removes ranks that a dead daemon left, then starts.
     void start();
     void request_stop(const std::string& by);
     Result<void> request_checkpoint();
+    // What applies at once does, what applies at a launch waits for the next one.
+    void reconfigure(const config::JobConfig& wanted);
+    // An event of the job: what a reload has changed.
+    void note(ReportLevel level, const std::string& text);
+    // Once it has concluded, before it is destroyed while the loop runs: lets go of its socket, and
+    // calls back on the loop when no task that it has posted is left anywhere.
+    void settle(std::function<void()> done);
 
     [[nodiscard]] const std::string& name() const { return config_.name; }
+    [[nodiscard]] const config::JobConfig& config() const { return config_; }
     [[nodiscard]] bool is_concluded() const {
         return std::holds_alternative<supervisor::Stopped>(job_.state);
     }
@@ -96,9 +106,16 @@ private:
     void wake();
     void conclude();
 
+    // job_reload.cc: another configuration, and the way out
+    void take_pending_config();
+    void settle_round(int rounds, const std::function<void()>& done);
+    [[nodiscard]] checkpoint::CadencePolicy cadence() const;
+    [[nodiscard]] static supervisor::JobPolicy policy_of(const config::JobConfig& config);
+
     // job_launch.cc: ranks as processes
     void launch(Incarnation number);
     void spawn_ranks(Incarnation number);
+    void skip_ranks(Incarnation number);
     Result<void> spawn_rank(RankHolder& rank, const RankEnvironment& environment);
     void rank_may_have_exited(Incarnation number, Rank id);
     void kill_everything(Incarnation number);
@@ -128,12 +145,14 @@ private:
     [[nodiscard]] checkpoint::Position position();
 
     config::JobConfig config_;
+    std::optional<config::JobConfig> pending_config_;  // for the next launch
     JobServices services_;
     supervisor::JobPolicy policy_;
     supervisor::Job job_;
     std::string job_key_;
     std::string socket_path_;
     std::optional<FileLock> directory_lock_;
+    std::size_t checkpoints_reconciled_ = 0;
     JournalLedger ledger_;
     checkpoint::Store store_;
     std::unique_ptr<staging::RankServer> server_;

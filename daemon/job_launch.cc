@@ -15,7 +15,6 @@ namespace pawl::daemon {
 namespace {
 
 constexpr nanoseconds kTickPeriod = milliseconds{100};
-constexpr std::uint64_t kOutputBytesMax = std::uint64_t{64} << 20;
 
 double draw_jitter() {
     static std::random_device device;
@@ -23,9 +22,9 @@ double draw_jitter() {
 }
 
 // A file that has grown too large makes room at the next start: nothing writes to it then.
-void rotate(FileSystem& fs, const std::string& path) {
+void rotate(FileSystem& fs, const std::string& path, std::uint64_t at_bytes) {
     const auto status = fs.status(path);
-    if (!status || !status->has_value() || (*status)->bytes < kOutputBytesMax) return;
+    if (!status || !status->has_value() || (*status)->bytes < at_bytes) return;
     const std::string old = path + ".1";
     // Without a rotation the file just grows on: no reason not to train.
     static_cast<void>(fs.remove(old));
@@ -38,6 +37,7 @@ void rotate(FileSystem& fs, const std::string& path) {
 
 void JobRunner::launch(Incarnation number) {
     ++launches_;
+    take_pending_config();
     launch_ = std::make_unique<Launch>();
     launch_->number = number;
     launch_->started = services_.clock.wall_now();
@@ -74,6 +74,7 @@ void JobRunner::launch(Incarnation number) {
 void JobRunner::spawn_ranks(Incarnation number) {
     if (!launch_ || launch_->number != number || launch_->is_over) return;
     if (launch_->is_killing) return check_gone(number);
+    if (is_draining()) return skip_ranks(number);
     crash_point("start: incarnation journalled");
     launch_->is_spawned = true;
     const auto port = free_port();
@@ -104,8 +105,20 @@ void JobRunner::spawn_ranks(Incarnation number) {
                        config_.command.front()));
 }
 
+// A stop that came while the launch was being journalled asked nobody: nobody is started for it,
+// who would train on until the grace is over.
+void JobRunner::skip_ranks(Incarnation number) {
+    launch_->cause = "stopped before its ranks were started";
+    for (std::uint64_t i = 0; i < config_.ranks; ++i) {
+        happened(supervisor::RankExited{
+            .incarnation = number,
+            .rank = Rank{i},
+            .status = {.cause = supervisor::ExitCause::kSignal, .number = SIGTERM}});
+    }
+}
+
 Result<void> JobRunner::spawn_rank(RankHolder& rank, const RankEnvironment& environment) {
-    rotate(services_.fs, rank.output_path);
+    rotate(services_.fs, rank.output_path, config_.output_rotate_at);
     std::vector<std::string> base = services_.environment;
     for (const auto& variable : config_.environment) {
         const std::string name = variable.first + "=";
@@ -219,11 +232,9 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
     shown_epoch_ = begin.furthest_epoch;
     rate_step_ = begin.furthest_step;
     journalled_step_ = begin.furthest_step;
-    const checkpoint::CadencePolicy cadence{.every_steps = config_.checkpoint.cadence.every_steps,
-                                            .every_epochs = config_.checkpoint.cadence.every_epochs,
-                                            .every_time = config_.checkpoint.cadence.every_time};
     launch_->coordinator = std::make_unique<checkpoint::Coordinator>(
-        config_.ranks, cadence, begin, choice->chosen.has_value(), services_.clock.monotonic_now());
+        config_.ranks, cadence(), begin, choice->chosen.has_value(),
+        services_.clock.monotonic_now());
     launch_->verdict = std::move(*choice);
     if (launch_->is_spawned) put_incarnation(journal::IncarnationState::kRunning);
     for (RankHolder& rank : launch_->ranks)

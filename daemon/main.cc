@@ -81,8 +81,15 @@ int run(int argc, char** argv) {
     spdlog::info("pawld {} starts with '{}', state in '{}'", PAWL_VERSION, path,
                  config->state_directory);
     LogReporter reporter;
-    const auto ended = pawl::daemon::run_daemon(
-        {.config = std::move(*config), .lifetime = pawl::daemon::Lifetime::kService}, reporter);
+    const auto ended =
+        pawl::daemon::run_daemon({.config = std::move(*config),
+                                  .lifetime = pawl::daemon::Lifetime::kService,
+                                  .config_path = path,
+                                  .set_log_level =
+                                      [](pawl::config::LogLevel level) {
+                                          spdlog::default_logger()->set_level(level_of(level));
+                                      }},
+                                 reporter);
     if (!ended) {
         spdlog::error("{}", ended.error().text());
         return 1;

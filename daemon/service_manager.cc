@@ -29,6 +29,16 @@ void ServiceManager::ready() {
     beat();
 }
 
+void ServiceManager::reloading(MonotonicTime now) {
+    const auto now_us =
+        std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch()).count();
+    ::sd_notify(0, fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now_us).c_str());
+}
+
+void ServiceManager::reloaded() {
+    ::sd_notify(0, "READY=1");
+}
+
 void ServiceManager::stopping() {
     is_stopping_ = true;
     ::sd_notify(0, "STOPPING=1");

@@ -15,6 +15,9 @@ public:
     ServiceManager(Loop& loop, std::function<std::string()> describe);
 
     void ready();
+    // Around a reload: systemd waits for its end, and `systemctl reload` with it.
+    void reloading(MonotonicTime now);
+    void reloaded();
     // Repeated by the beat until the loop ends: each time the stop may take a little longer.
     void stopping();
 

@@ -118,6 +118,18 @@ CoordinatorActions Coordinator::request_now(Reason reason, const Position& posit
     return actions;
 }
 
+CoordinatorActions Coordinator::change_cadence(const CadencePolicy& cadence, MonotonicTime now) {
+    CoordinatorActions actions;
+    if (has_lost_rank_) return actions;
+    cadence_ = cadence;
+    if (!has_begun_ || is_urgent() || (open_ && open_->barrier.has_sealed())) return actions;
+    // The step that the old cadence named may lie far ahead, or not be wanted any more.
+    close(actions);
+    aim(now, actions);
+    if (!open_) publish(actions);
+    return actions;
+}
+
 CoordinatorActions Coordinator::ask_to_stop() {
     CoordinatorActions actions;
     should_stop_ = true;
@@ -162,6 +174,7 @@ CoordinatorActions Coordinator::skipped(std::uint64_t request, Rank rank, const 
 CoordinatorActions Coordinator::lost(Rank rank, const std::string& why, MonotonicTime now) {
     CoordinatorActions actions;
     has_begun_ = false;
+    has_lost_rank_ = true;
     cadence_ = {};
     retry_.reset();
     // A standing request that nobody has answered is no attempt yet.

@@ -109,6 +109,9 @@ public:
     // A checkpoint as soon as can be: a drain (kSigterm, kNotice) or by hand (kRequest).
     [[nodiscard]] CoordinatorActions request_now(Reason reason, const Position& position,
                                                  MonotonicTime now);
+    // Another cadence, from now on. What a rank has sealed already, and what is urgent, goes on.
+    [[nodiscard]] CoordinatorActions change_cadence(const CadencePolicy& cadence,
+                                                    MonotonicTime now);
     // Ranks leave their loops at their next step.
     [[nodiscard]] CoordinatorActions ask_to_stop();
 
@@ -150,6 +153,7 @@ private:
     std::uint64_t last_request_ = 0;
     std::uint64_t attempts_failed_ = 0;
     bool has_begun_ = false;
+    bool has_lost_rank_ = false;
     bool should_stop_ = false;
 };
 

@@ -82,6 +82,14 @@ struct Server::Implementation {
                       response.status = 202;
                       response.set_content("{}\n", "application/json");
                   });
+        http.Post("/v1/reload", [this](const httplib::Request&, httplib::Response& response) {
+            const auto changes = handlers.reload();
+            if (!changes) {
+                return answer_error(response, http_status_of(changes.error().kind()),
+                                    changes.error().text());
+            }
+            response.set_content(*changes, "application/json");
+        });
         http.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
             if (!response.body.empty()) return;
             const char* const what = response.status == 404

@@ -14,6 +14,8 @@ struct Handlers {
     std::function<std::string()> status_json;
     // `verb` is "checkpoint" or "stop"; returns once the request has been taken.
     std::function<Result<void>(const std::string& job, const std::string& verb)> command;
+    // Returns the changes as JSON, once they are made. May take seconds.
+    std::function<Result<std::string>()> reload;
 };
 
 class Server {

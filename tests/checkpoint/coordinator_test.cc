@@ -326,5 +326,58 @@ TEST(Coordinator, ADrainDoesNotWaitForAFinalCheckpointThatCannotBeWritten) {
     EXPECT_FALSE(find<UrgentSettled>(asked)->is_durable);
 }
 
+TEST(Coordinator, ANewCadenceNamesItsOwnStepAtOnce) {
+    Coordinator coordinator(1, {.every_steps = 1000}, {}, /*is_durable=*/false, at(0));
+    const auto far = control_of(coordinator.begin(at(0)));
+    std::ignore = coordinator.moved(position(7), at(1));
+
+    const auto actions = coordinator.change_cadence({.every_steps = 10}, at(2));
+
+    EXPECT_EQ(far.at_step, Step{1000});
+    EXPECT_EQ(control_of(actions).at_step, Step{10});
+    EXPECT_GT(control_of(actions).request, far.request);
+    EXPECT_EQ(count<AttemptFailed>(actions), 0u);
+}
+
+TEST(Coordinator, ACadenceByTimeAloneTakesBackTheStepThatWasNamed) {
+    Coordinator coordinator = every_ten_steps(1);
+    std::ignore = coordinator.begin(at(0));
+
+    const auto actions = coordinator.change_cadence({.every_time = seconds{60}}, at(1));
+    const auto before = coordinator.moved(position(20), at(59));
+    const auto due = coordinator.moved(position(21), at(60));
+
+    ASSERT_NE(find<SetControl>(actions), nullptr);
+    EXPECT_EQ(control_of(actions).at_step, std::nullopt);
+    EXPECT_THAT(before, IsEmpty());
+    EXPECT_EQ(control_of(due).at_step, Step{22});
+}
+
+TEST(Coordinator, ANewCadenceLeavesASnapshotThatIsUnderWayAlone) {
+    Coordinator coordinator = every_ten_steps(2);
+    const auto request = control_of(coordinator.begin(at(0))).request;
+    std::ignore = coordinator.sealed(request, sealed(0, 10), {}, at(1));
+
+    const auto changed = coordinator.change_cadence({.every_steps = 15}, at(1));
+    const auto complete = coordinator.sealed(request, sealed(1, 10), {}, at(2));
+
+    EXPECT_THAT(changed, IsEmpty());
+    EXPECT_NE(find<Persist>(complete), nullptr);
+    EXPECT_EQ(control_of(complete).at_step, Step{15});
+}
+
+TEST(Coordinator, ANewCadenceDoesNotTouchAnUrgentRequestOrAnIncarnationThatIsLost) {
+    Coordinator draining = every_ten_steps(1);
+    std::ignore = draining.begin(at(0));
+    std::ignore = draining.request_now(Reason::kSigterm, position(5), at(1));
+    Coordinator lost = every_ten_steps(1);
+    std::ignore = lost.begin(at(0));
+    std::ignore = lost.lost(Rank{0}, "it hung up", at(1));
+
+    EXPECT_THAT(draining.change_cadence({.every_steps = 3}, at(2)), IsEmpty());
+    EXPECT_THAT(lost.change_cadence({.every_steps = 3}, at(2)), IsEmpty());
+    EXPECT_THAT(lost.moved(position(9), at(3)), IsEmpty());
+}
+
 }  // namespace
 }  // namespace pawl::checkpoint

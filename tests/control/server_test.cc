@@ -202,5 +202,25 @@ TEST_F(ControlSocket, MayBeStartedAgainAtTheSamePath) {
     }
 }
 
+TEST_F(ControlSocket, AReloadAnswersWithTheChangesOrWithWhatIsWrong) {
+    bool is_right = true;
+    start({.status_json = [] { return std::string("{}"); },
+           .reload = [&]() -> Result<std::string> {
+               if (is_right) return std::string(R"({"changes": []})");
+               return make_error(ErrorKind::kInvalidArgument, "pawld.yaml:3:5: no");
+           }});
+
+    const Response right = ask(Method::kPost, "/v1/reload");
+    is_right = false;
+    const Response wrong = ask(Method::kPost, "/v1/reload");
+    const Response looked_at = ask(Method::kGet, "/v1/reload");
+
+    EXPECT_EQ(right.http_status, 200);
+    EXPECT_EQ(json::parse(right.body), (json{{"changes", json::array()}}));
+    EXPECT_EQ(wrong.http_status, 400);
+    EXPECT_EQ(json::parse(wrong.body).at("error"), "pawld.yaml:3:5: no");
+    EXPECT_EQ(looked_at.http_status, 404);
+}
+
 }  // namespace
 }  // namespace pawl::control
