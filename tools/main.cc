@@ -34,6 +34,7 @@ int exit_code_of(ErrorKind kind) {
             return 69;
         case ErrorKind::kNoSpace:
         case ErrorKind::kIo:
+        case ErrorKind::kUnavailable:
             return 74;
         default:
             return 70;

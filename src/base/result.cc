@@ -25,6 +25,8 @@ std::string_view to_string(ErrorKind kind) {
             return "no_space";
         case ErrorKind::kIo:
             return "io";
+        case ErrorKind::kUnavailable:
+            return "unavailable";
         case ErrorKind::kBusy:
             return "busy";
         case ErrorKind::kTimeout:
@@ -69,6 +71,12 @@ ErrorKind kind_of(int code) {
         case EINVAL:
         case ENAMETOOLONG:
             return ErrorKind::kInvalidArgument;
+        case EACCES:
+        case EPERM:
+        case EMFILE:
+        case ENFILE:
+        case ENOMEM:
+            return ErrorKind::kUnavailable;
         case ETIMEDOUT:
             return ErrorKind::kTimeout;
         case ENOSYS:

@@ -23,7 +23,8 @@ enum class ErrorKind {
     kUnsupported,  // a newer format, a feature this machine lacks
     kNoSpace,      // ENOSPC, EDQUOT
     kIo,
-    kBusy,  // held by somebody else; trying later may help
+    kUnavailable,  // permission, descriptors or memory are missing: says nothing of what is there
+    kBusy,         // held by somebody else; trying later may help
     kTimeout,
     kCancelled,
     kInternal,

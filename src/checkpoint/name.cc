@@ -31,6 +31,14 @@ std::optional<CheckpointName> parse_checkpoint_name(std::string_view text) {
     return name;
 }
 
+std::optional<Sequence> sequence_in(std::string_view name) {
+    if (name.starts_with(kTemporaryPrefix)) name.remove_prefix(kTemporaryPrefix.size());
+    if (const auto dot = name.find('.'); dot != std::string_view::npos) name = name.substr(0, dot);
+    const auto parsed = parse_checkpoint_name(name);
+    if (!parsed) return std::nullopt;
+    return parsed->sequence;
+}
+
 std::string rank_file_name(Rank rank) {
     return fmt::format("rank-{:05}.pt", rank.value);
 }

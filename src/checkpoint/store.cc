@@ -8,15 +8,6 @@
 namespace pawl::checkpoint {
 namespace {
 
-// "000042-step-1200.3" and ".tmp-000042-step-1200" hold a sequence that must not be used again.
-std::optional<Sequence> sequence_in(std::string_view name) {
-    if (name.starts_with(kTemporaryPrefix)) name.remove_prefix(kTemporaryPrefix.size());
-    if (const auto dot = name.find('.'); dot != std::string_view::npos) name = name.substr(0, dot);
-    const auto parsed = parse_checkpoint_name(name);
-    if (!parsed) return std::nullopt;
-    return parsed->sequence;
-}
-
 std::string summary_of(const Verification& verification) {
     if (verification.damages.empty()) return "no manifest";
     const std::size_t more = verification.damages.size() - 1;

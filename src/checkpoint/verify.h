@@ -4,6 +4,7 @@
 #include "base/file_system.h"
 #include "checkpoint/manifest.h"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,13 +30,23 @@ struct Verification {
     std::optional<Manifest> manifest;  // if it could be read
     std::vector<Damage> damages;
     std::uint64_t bytes_read = 0;
+    // Names in the directory that are neither the manifest's nor pawl's. Somebody put them there;
+    // what the manifest promises holds all the same.
+    std::vector<std::string> extra_names;
 
     [[nodiscard]] bool is_valid() const { return manifest.has_value() && damages.empty(); }
 };
 
-// Manifest digest, its name against the directory's, file sizes, every chunk. A file that can't be
-// read counts as damaged: it can't be resumed from. Fails only with kUnsupported (a newer format:
-// neither valid nor damaged) or if `path` itself can't be looked at.
-[[nodiscard]] Result<Verification> verify(FileSystem& fs, const std::string& path);
+struct VerifyOptions {
+    // Called before each read with its size: a place to wait. An error ends the verification.
+    std::function<Result<void>(std::uint64_t bytes)> before_read;
+};
+
+// Manifest digest, its name against the directory's, file sizes, every chunk. A file that is not
+// there, is a symlink or that the disk can't read counts as damaged: it can't be resumed from.
+// An error says nothing of the checkpoint: kUnsupported (a newer format), kUnavailable (permission,
+// descriptors or memory are missing), or `path` itself can't be looked at.
+[[nodiscard]] Result<Verification> verify(FileSystem& fs, const std::string& path,
+                                          const VerifyOptions& options = {});
 
 }  // namespace pawl::checkpoint

@@ -38,6 +38,7 @@ int code_of(ErrorKind kind) {
         case ErrorKind::kNoSpace:
             return PAWL_E_NO_SPACE;
         case ErrorKind::kIo:
+        case ErrorKind::kUnavailable:
             return PAWL_E_IO;
         case ErrorKind::kBusy:
         case ErrorKind::kTimeout:

@@ -7,6 +7,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <string.h>
+
+#include <errno.h>
 
 #include <map>
 
@@ -203,6 +206,83 @@ TEST(Verify, ADirectoryThatIsNotThereIsAnError) {
 
     EXPECT_EQ(verify(disk, "/ckpt/000043-step-1300").error().kind(), ErrorKind::kNotFound);
     EXPECT_EQ(verify(disk, kFile).error().kind(), ErrorKind::kNotFound);
+}
+
+TEST(Verify, WhatCannotBeOpenedJustNowIsAnErrorAndNoDamage) {
+    for (const int code : {EACCES, EPERM, EMFILE, ENFILE, ENOMEM}) {
+        for (const std::string& path : {kPath, kManifest, kFile}) {
+            SCOPED_TRACE(fmt::format("{}: {}", path, strerror(code)));
+            FakeFileSystem disk = disk_with_checkpoint();
+            disk.refuse_to_open(path, code);
+
+            const auto verification = verify(disk, kPath);
+
+            ASSERT_FALSE(verification.has_value());
+            EXPECT_EQ(verification.error().kind(), ErrorKind::kUnavailable);
+            EXPECT_THAT(verification.error().text(), HasSubstr("could not be read"));
+        }
+    }
+}
+
+TEST(Verify, AFileThatTheDiskCannotReadIsDamaged) {
+    FakeFileSystem disk = disk_with_checkpoint();
+    disk.refuse_to_open(kFile, EIO);
+
+    EXPECT_THAT(only_damage(disk).describe(), StartsWith("rank-00000.pt: "));
+}
+
+TEST(Verify, ASymlinkInAFilesPlaceIsDamageWhereverItLeads) {
+    for (const std::string& path : {kManifest, kFile}) {
+        FakeFileSystem disk = disk_with_checkpoint();
+        ASSERT_TRUE(disk.rename(path, "/ckpt/elsewhere"));
+        ASSERT_TRUE(disk.replace_link("/ckpt/elsewhere", path));
+
+        EXPECT_THAT(only_damage(disk).text, HasSubstr("it is a symlink")) << path;
+    }
+}
+
+TEST(Verify, AnExtraFileIsNamedAndNoDamage) {
+    FakeFileSystem disk = disk_with_checkpoint();
+    for (const char* name : {"notes.txt", "rank-00001.pt", "pinned", "set-aside.json"})
+        ASSERT_TRUE(disk.create_file(join_path(kPath, name), 3)) << name;
+    ASSERT_TRUE(disk.create_directory(join_path(kPath, "more")));
+
+    const Verification verification = verified(disk);
+
+    EXPECT_TRUE(verification.is_valid());
+    EXPECT_THAT(verification.extra_names,
+                testing::ElementsAre("more", "notes.txt", "rank-00001.pt"));
+}
+
+TEST(Verify, AManifestThatNamesAFileOutsideIsDamaged) {
+    for (const char* name : {"../x", "/etc/passwd", "..", ".", "", "a/b"}) {
+        SCOPED_TRACE(name);
+        FakeFileSystem disk = disk_with_checkpoint();
+        put_manifest(disk, with_digest(manifest_of(disk), "\"name\": \"rank-00000.pt\"",
+                                       fmt::format("\"name\": \"{}\"", name)));
+
+        EXPECT_EQ(only_damage(disk).file, "manifest.json");
+    }
+}
+
+TEST(Verify, CanBeStoppedBeforeAnyRead) {
+    FakeFileSystem disk = disk_with_checkpoint(2 * kChunkBytes);
+    std::uint64_t announced = 0;
+    const Verification whole =
+        verify(disk, kPath, {.before_read = [&announced](std::uint64_t bytes) -> Result<void> {
+                   announced += bytes;
+                   return {};
+               }})
+            .value();
+    int reads = 0;
+    const auto stopped =
+        verify(disk, kPath, {.before_read = [&reads](std::uint64_t) -> Result<void> {
+                   if (++reads < 3) return {};
+                   return make_error(ErrorKind::kCancelled, "stop");
+               }});
+
+    EXPECT_EQ(announced, whole.bytes_read);
+    EXPECT_EQ(stopped.error().kind(), ErrorKind::kCancelled);
 }
 
 TEST(Verify, ACopyUnderANameOfItsOwnIsJudgedByItsContent) {

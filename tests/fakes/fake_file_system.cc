@@ -43,6 +43,7 @@ struct FakeFileSystem::Disk {
     int operations = 0;
     std::optional<int> power_cut;
     std::map<int, int> failures;
+    std::map<std::string, int> refused;  // to be opened, by path
     std::vector<std::string> history;
 
     static std::shared_ptr<Node> make_directory() {
@@ -82,6 +83,12 @@ struct FakeFileSystem::Disk {
             return error_from_code(failure->second, what);
         }
         return {};
+    }
+
+    [[nodiscard]] Result<void> check_open(const std::string& path) const {
+        const auto found = refused.find(path);
+        if (found == refused.end()) return {};
+        return error_from_code(found->second, fmt::format("open '{}'", path));
     }
 
     Result<void> add(const std::string& path, std::shared_ptr<Node> node) const {
@@ -224,6 +231,7 @@ Result<void> FakeFileSystem::create_directory(const std::string& path) {
 }
 
 Result<std::vector<DirectoryEntry>> FakeFileSystem::list_directory(const std::string& path) {
+    RETURN_IF_ERROR(disk_->check_open(path));
     const auto node = disk_->find(path);
     if (!node || node->type != FileType::kDirectory)
         return error_from_code(ENOENT, "list directory " + path);
@@ -250,6 +258,7 @@ Result<std::unique_ptr<WritableFile>> FakeFileSystem::create_file(const std::str
 }
 
 Result<std::unique_ptr<ByteSource>> FakeFileSystem::open_file(const std::string& path) {
+    RETURN_IF_ERROR(disk_->check_open(path));
     auto node = disk_->find(path);
     if (!node) return error_from_code(ENOENT, fmt::format("open '{}'", path));
     if (node->type != FileType::kRegular) {
@@ -319,6 +328,12 @@ void FakeFileSystem::cut_power_before(int operation) {
 }
 void FakeFileSystem::fail_at(int operation, int code) {
     disk_->failures[operation] = code;
+}
+void FakeFileSystem::refuse_to_open(const std::string& path, int code) {
+    disk_->refused[path] = code;
+}
+void FakeFileSystem::allow_to_open(const std::string& path) {
+    disk_->refused.erase(path);
 }
 int FakeFileSystem::operations_done() const {
     return disk_->operations;

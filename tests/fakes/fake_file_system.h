@@ -12,6 +12,7 @@
 // - Any operation may fail with ENOSPC or EIO, chosen by its number. After a sync_data that failed
 // the bytes
 //   are as good as unsynced for ever, although the next sync_data says it has succeeded.
+// - A file or directory may refuse to be opened, for want of permission or descriptors.
 // - Any file may have a bit flipped, or be cut short.
 #pragma once
 
@@ -54,6 +55,9 @@ public:
     // This one fails with an error of the system (ENOSPC, EIO), the others work.
     void fail_at(int operation, int code);
     [[nodiscard]] int operations_done() const;
+    // From now on this path can't be opened (EACCES, EMFILE) or, a directory, listed.
+    void refuse_to_open(const std::string& path, int code);
+    void allow_to_open(const std::string& path);
     // What the disk may hold when the power comes back: every combination where there are at most
     // `disks_max`, else a sample drawn with `seed`.
     [[nodiscard]] std::vector<FakeFileSystem> possible_disks(std::size_t disks_max,
