@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -61,6 +62,8 @@ private:
     [[nodiscard]] std::string status_json();
     [[nodiscard]] std::string describe() const;
     [[nodiscard]] Result<void> command(const std::string& job, const std::string& verb);
+    [[nodiscard]] Result<void> rollback(const std::string& job, const std::string& target);
+    [[nodiscard]] Result<JobRunner*> job_named(const std::string& name);
     [[nodiscard]] Result<void> command_on_loop(const std::string& job, const std::string& verb);
     [[nodiscard]] Result<std::string> reload();
     [[nodiscard]] std::unique_ptr<JobRunner> make_job(const config::JobConfig& job);
@@ -265,10 +268,11 @@ std::string Daemon::describe() const {
 }
 
 // On a control thread: handed to the loop, and the answer waited for.
-Result<void> Daemon::command(const std::string& job, const std::string& verb) {
-    auto promise = std::make_shared<std::promise<Result<void>>>();
+template <class T>
+Result<T> answer_of_loop(Loop& loop, std::function<Result<T>()> question) {
+    auto promise = std::make_shared<std::promise<Result<T>>>();
     auto answer = promise->get_future();
-    loop_.post([this, job, verb, promise] { promise->set_value(command_on_loop(job, verb)); });
+    loop.post([question = std::move(question), promise] { promise->set_value(question()); });
     constexpr auto kLimit = seconds{5};
     if (answer.wait_for(kLimit) != std::future_status::ready) {
         return make_error(ErrorKind::kTimeout, "the daemon did not answer within {} s",
@@ -295,10 +299,36 @@ Result<std::string> Daemon::reload() {
     return answer.get();
 }
 
-Result<void> Daemon::command_on_loop(const std::string& job, const std::string& verb) {
+Result<void> Daemon::command(const std::string& job, const std::string& verb) {
+    constexpr std::string_view kRollback = "rollback/";
+    if (verb.starts_with(kRollback)) return rollback(job, verb.substr(kRollback.size()));
+    return answer_of_loop<void>(loop_, [this, job, verb] { return command_on_loop(job, verb); });
+}
+
+// Taken by the loop; done by the job's worker, however long it verifies.
+Result<void> Daemon::rollback(const std::string& job, const std::string& target) {
+    using Answer = std::shared_ptr<std::future<Result<void>>>;
+    const auto taken = answer_of_loop<Answer>(loop_, [this, job, target]() -> Result<Answer> {
+        const auto found = job_named(job);
+        if (!found) return found.error();
+        auto answer = (*found)->request_rollback(target);
+        if (!answer) return answer.error();
+        return std::make_shared<std::future<Result<void>>>(std::move(*answer));
+    });
+    if (!taken) return taken.error();
+    return (*taken)->get();
+}
+
+Result<JobRunner*> Daemon::job_named(const std::string& name) {
     const auto found =
-        std::ranges::find_if(jobs_, [&](const auto& one) { return one->name() == job; });
-    if (found == jobs_.end()) return make_error(ErrorKind::kNotFound, "there is no job '{}'", job);
+        std::ranges::find_if(jobs_, [&](const auto& one) { return one->name() == name; });
+    if (found == jobs_.end()) return make_error(ErrorKind::kNotFound, "there is no job '{}'", name);
+    return found->get();
+}
+
+Result<void> Daemon::command_on_loop(const std::string& job, const std::string& verb) {
+    const auto found = job_named(job);
+    if (!found) return found.error();
     if ((*found)->is_concluded()) {
         return make_error(ErrorKind::kBusy, "job '{}' has ended: {}", job,
                           (*found)->outcome()->text);

@@ -55,6 +55,8 @@ JobRunner::JobRunner(config::JobConfig config, JobServices services)
       store_(services_.fs, services_.clock, ledger_, config_.checkpoint.directory, config_.name),
       wake_timer_(services_.loop, [this] { wake(); }),
       tick_timer_(services_.loop, [this] { tick(); }),
+      scrub_timer_(services_.loop, [this] { scrub(); }),
+      suspect_timer_(services_.loop, [this] { look_at_suspects(); }),
       shown_loss_(std::nan("")),
       arena_worker_("arena"),
       checkpoint_worker_("checkpoint") {
@@ -74,6 +76,7 @@ Result<void> JobRunner::open() {
     if (!lock) return with_context(lock.error());
     directory_lock_ = std::move(*lock);
     RETURN_IF_ERROR(store_.open());
+    if (store_.completed_rollback()) rolled_back(*store_.completed_rollback());
     RETURN_IF_ERROR(create_directories(services_.fs, config_.output_directory));
     const std::string sockets = join_path(services_.state_directory, "jobs");
     RETURN_IF_ERROR(create_directories(services_.fs, sockets));
@@ -152,6 +155,7 @@ void JobRunner::wake() {
 void JobRunner::conclude() {
     wake_timer_.stop();
     tick_timer_.stop();
+    if (!suspects_.empty()) look_at_suspects();  // nobody waits for them any more
     services_.concluded();
 }
 
@@ -181,6 +185,7 @@ void JobRunner::write_journal(std::function<Result<void>()> write) {
 }
 
 void JobRunner::start() {
+    plan_first_scrub();
     stop_leftovers();
 }
 
@@ -203,6 +208,18 @@ Result<void> JobRunner::request_checkpoint() {
 }
 
 // ---- status ----
+
+control::CheckpointStatus checkpoint_status(const checkpoint::Manifest& manifest,
+                                            const std::string& path, const std::string& verified) {
+    return {.sequence = manifest.sequence,
+            .step = manifest.step,
+            .epoch = manifest.epoch,
+            .reason = std::string(to_string(manifest.reason)),
+            .bytes = manifest.total_bytes(),
+            .time = manifest.time,
+            .path = path,
+            .verified = verified};
+}
 
 std::optional<supervisor::Stopped> JobRunner::outcome() const {
     const auto* stopped = std::get_if<supervisor::Stopped>(&job_.state);
@@ -231,6 +248,8 @@ control::JobStatus JobRunner::status() const {
                               .checkpoint = newest_checkpoint_,
                               .checkpoints_committed = checkpoints_committed_,
                               .attempts_failed = attempts_failed_,
+                              .scrubbed = scrubbed_,
+                              .damaged_found = damaged_found_,
                               .checkpoint_directory = store_.directory(),
                               .last_event = last_event_};
     if (const auto stopped = outcome()) status.detail = stopped->text;

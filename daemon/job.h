@@ -19,12 +19,14 @@
 #include "daemon/ledger.h"
 #include "daemon/rank.h"
 #include "daemon/reporter.h"
+#include "daemon/scrubber.h"
 #include "journal/journal.h"
 #include "staging/server.h"
 #include "supervisor/job_policy.h"
 #include "supervisor/process.h"
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -69,6 +71,9 @@ public:
     // Once it has concluded, before it is destroyed while the loop runs: lets go of its socket, and
     // calls back on the loop when no task that it has posted is left anywhere.
     void settle(std::function<void()> done);
+    // A sequence or a checkpoint's name. Refused unless the job has stopped; else the answer comes
+    // from the checkpoint worker, whether the loop still runs or not.
+    [[nodiscard]] Result<std::future<Result<void>>> request_rollback(const std::string& target);
 
     [[nodiscard]] const std::string& name() const { return config_.name; }
     [[nodiscard]] const config::JobConfig& config() const { return config_; }
@@ -109,7 +114,6 @@ private:
     // job_reload.cc: another configuration, and the way out
     void take_pending_config();
     void settle_round(int rounds, const std::function<void()>& done);
-    [[nodiscard]] checkpoint::CadencePolicy cadence() const;
     [[nodiscard]] static supervisor::JobPolicy policy_of(const config::JobConfig& config);
 
     // job_launch.cc: ranks as processes
@@ -144,6 +148,20 @@ private:
     [[nodiscard]] RankHolder* rank_of(staging::SessionId session);
     [[nodiscard]] checkpoint::Position position();
 
+    // job_checkpoints.cc: cadence, scrub, rollback
+    [[nodiscard]] checkpoint::CadencePolicy cadence();
+    void learn_failures();
+    void note_stall(const staging::Progress& last);
+    void note_cost(nanoseconds write);
+    void plan_first_scrub();
+    void scrub();
+    void scrubbed(const checkpoint::Scrubbed& result);
+    void look_at_suspects();
+    void suspect_judged(const checkpoint::CheckpointName& name,
+                        const Result<std::optional<checkpoint::Rejected>>& found);
+    Result<void> roll_back_to(const std::string& target);
+    void rolled_back(const checkpoint::RolledBack& done);
+
     config::JobConfig config_;
     std::optional<config::JobConfig> pending_config_;  // for the next launch
     JobServices services_;
@@ -167,7 +185,20 @@ private:
     Timer wake_timer_;
     Timer tick_timer_;
 
+    // What checkpoints cost and how often the job fails, for the automatic cadence.
+    std::optional<nanoseconds> checkpoint_cost_;
+    nanoseconds stall_{};  // the longest since the last commit
+    checkpoint::FailureHistory failures_;
+    nanoseconds said_interval_{};
+
+    Timer scrub_timer_;
+    Timer suspect_timer_;
+    bool is_scrubbing_ = false;
+    std::vector<checkpoint::CheckpointName> suspects_;
+
     // For status and journal.
+    std::optional<WallTime> scrubbed_;
+    std::uint64_t damaged_found_ = 0;  // by scrubs, since the daemon started
     std::optional<control::CheckpointStatus> newest_checkpoint_;
     std::uint64_t checkpoints_committed_ = 0;
     std::uint64_t attempts_failed_ = 0;
@@ -186,6 +217,14 @@ private:
     // their own, because a rank waits for them while a commit may be under way.
     Worker arena_worker_;
     Worker checkpoint_worker_;
+    std::unique_ptr<Scrubber> scrubber_;  // its answers use the worker before it
 };
+
+// What the configuration says of retention.
+[[nodiscard]] checkpoint::RetentionPolicy retention_of(const config::CheckpointConfig& config);
+
+[[nodiscard]] control::CheckpointStatus checkpoint_status(const checkpoint::Manifest& manifest,
+                                                          const std::string& path,
+                                                          const std::string& verified);
 
 }  // namespace pawl::daemon

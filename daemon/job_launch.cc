@@ -52,8 +52,7 @@ void JobRunner::launch(Incarnation number) {
         // Room that the policy gives back is given before it is needed: a disk that is full of what
         // nobody wants must not keep the next checkpoint from being made.
         if (*choice) {
-            for (std::string& warning :
-                 store_.apply_retention({.keep_last = config_.checkpoint.keep_last})) {
+            for (std::string& warning : store_.apply_retention(retention_of(config_.checkpoint))) {
                 (*choice)->warnings.push_back(std::move(warning));
             }
         }
@@ -168,6 +167,7 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
 
 void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> choice) {
     if (!launch_ || launch_->number != number || launch_->is_over) return;
+    learn_failures();
     if (!choice) {
         happened(supervisor::ResumeRefused{.incarnation = number,
                                            .exit_code = supervisor::kExitNoValidCheckpoint,
@@ -214,15 +214,7 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
     checkpoint::Position begin;
     if (choice->chosen) {
         begin = {.furthest_step = choice->chosen->step, .furthest_epoch = choice->chosen->epoch};
-        newest_checkpoint_ =
-            control::CheckpointStatus{.sequence = choice->chosen->sequence,
-                                      .step = choice->chosen->step,
-                                      .epoch = choice->chosen->epoch,
-                                      .reason = std::string(to_string(choice->chosen->reason)),
-                                      .bytes = choice->chosen->total_bytes(),
-                                      .time = choice->chosen->time,
-                                      .path = choice->path,
-                                      .verified = "at start"};
+        newest_checkpoint_ = checkpoint_status(*choice->chosen, choice->path, "at start");
         report(ReportLevel::kInfo, "resuming",
                fmt::format("incarnation {} resumes from checkpoint {} (step {}), verified: {}",
                            number, choice->chosen->sequence, choice->chosen->step,

@@ -16,12 +16,6 @@ supervisor::JobPolicy JobRunner::policy_of(const config::JobConfig& config) {
             .exit_grace = config.stop.exit_grace};
 }
 
-checkpoint::CadencePolicy JobRunner::cadence() const {
-    return {.every_steps = config_.checkpoint.cadence.every_steps,
-            .every_epochs = config_.checkpoint.cadence.every_epochs,
-            .every_time = config_.checkpoint.cadence.every_time};
-}
-
 void JobRunner::reconfigure(const config::JobConfig& wanted) {
     const config::CadenceConfig before = config_.checkpoint.cadence;
     config::adopt(wanted, config_, config::Applies::kAtOnce);

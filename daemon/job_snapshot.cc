@@ -237,6 +237,7 @@ void JobRunner::snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed&
         return lost(session, "it broke the protocol");
     }
     rank.slots.at(message.slot).is_sealed = true;
+    note_stall(rank.last);
     const checkpoint::Sealed sealed{.rank = rank.rank,
                                     .slot = message.slot,
                                     .step = message.step,
@@ -319,7 +320,7 @@ void JobRunner::persist(const checkpoint::Persist& work) {
             images.push_back(
                 {.rank = one.rank, .bytes = one.arena->mapping.bytes().first(one.bytes)});
         }
-        auto result = store_.commit(manifest, images, {.keep_last = config_.checkpoint.keep_last});
+        auto result = store_.commit(manifest, images, retention_of(config_.checkpoint));
         services_.loop.post([this, number, work, result] { persisted(number, work, result); });
     });
 }
@@ -330,21 +331,14 @@ void JobRunner::persisted(Incarnation number, const checkpoint::Persist& work,
     if (result) {
         const checkpoint::Manifest& manifest = result->manifest;
         ++checkpoints_committed_;
-        newest_checkpoint_ =
-            control::CheckpointStatus{.sequence = manifest.sequence,
-                                      .step = manifest.step,
-                                      .epoch = manifest.epoch,
-                                      .reason = std::string(to_string(manifest.reason)),
-                                      .bytes = manifest.total_bytes(),
-                                      .time = manifest.time,
-                                      .path = result->path,
-                                      .verified = "when written"};
+        newest_checkpoint_ = checkpoint_status(manifest, result->path, "when written");
         text = fmt::format("checkpoint {} of step {} is durable ({}, {}, {})", manifest.sequence,
                            manifest.step, to_string(manifest.reason),
                            format_bytes(manifest.total_bytes()), format_duration(result->duration));
         report(ReportLevel::kInfo, "checkpoint_committed", text);
         for (const std::string& warning : result->warnings)
             report(ReportLevel::kWarning, "checkpoint", warning);
+        note_cost(result->duration);
     } else {
         text = result.error().text();
     }

@@ -32,6 +32,11 @@ Result<void> JournalLedger::removed(const checkpoint::CheckpointName& name,
     return change(name, journal::CheckpointState::kRemoved, why);
 }
 
+Result<void> JournalLedger::abandoned(const checkpoint::CheckpointName& name,
+                                      const std::string& why) {
+    return change(name, journal::CheckpointState::kRemoved, "abandoned: " + why);
+}
+
 Result<void> JournalLedger::change(const checkpoint::CheckpointName& name,
                                    journal::CheckpointState state, const std::string& why) {
     const auto known = journal_.checkpoints(job_);
@@ -80,8 +85,11 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         const bool is_quarantined = set_aside && set_aside->has_value();
         record.state = is_quarantined ? journal::CheckpointState::kQuarantined
                                       : journal::CheckpointState::kRemoved;
-        record.detail = is_quarantined ? "found in quarantine; 'pawl checkpoints verify' says why"
-                                       : "no longer in the directory";
+        const auto abandoned =
+            fs.status(join_path(join_path(store.directory(), checkpoint::kAbandonedName), name));
+        record.detail = "no longer in the directory";
+        if (abandoned && abandoned->has_value()) record.detail = "abandoned: found there";
+        if (is_quarantined) record.detail = "found in quarantine; its set-aside.json says why";
         RETURN_IF_ERROR(journal.put_checkpoint(job, record));
     }
     return added;

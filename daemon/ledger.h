@@ -19,6 +19,7 @@ public:
     Result<void> quarantined(const checkpoint::CheckpointName& name,
                              const std::string& why) override;
     Result<void> removed(const checkpoint::CheckpointName& name, const std::string& why) override;
+    Result<void> abandoned(const checkpoint::CheckpointName& name, const std::string& why) override;
 
 private:
     [[nodiscard]] Result<void> change(const checkpoint::CheckpointName& name,

@@ -2,6 +2,7 @@
 #include "checkpoint/cadence.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace pawl::checkpoint {
 namespace {
@@ -32,6 +33,31 @@ SnapshotTarget next_target(const CadencePolicy& policy, const CadenceState& stat
 std::optional<MonotonicTime> time_due(const CadencePolicy& policy, const CadenceState& state) {
     if (!policy.every_time) return std::nullopt;
     return state.last_time + *policy.every_time;
+}
+
+nanoseconds mean_time_between_failures(const FailureHistory& history) {
+    const double observed = static_cast<double>(std::max(history.observed, nanoseconds{}).count()) +
+                            static_cast<double>(kFailurePrior.count());
+    return nanoseconds{
+        static_cast<std::int64_t>(observed / (static_cast<double>(history.failures) + 1))};
+}
+
+nanoseconds checkpoint_cost(std::optional<nanoseconds> before, nanoseconds stall,
+                            nanoseconds write) {
+    const auto measured =
+        std::max(stall, nanoseconds{}) +
+        nanoseconds{static_cast<std::int64_t>(
+            kWriteShare * static_cast<double>(std::max(write, nanoseconds{}).count()))};
+    return before ? *before / 2 + measured / 2 : measured;
+}
+
+nanoseconds automatic_interval(std::optional<nanoseconds> cost, const FailureHistory& history) {
+    if (!cost) return kAutomaticFirst;
+    const auto between = static_cast<double>(mean_time_between_failures(history).count());
+    const double young = std::sqrt(2 * static_cast<double>(cost->count()) * between);
+    const auto interval = nanoseconds{
+        static_cast<std::int64_t>(std::min(young, static_cast<double>(kAutomaticMax.count())))};
+    return std::max({interval, kAutomaticMin, 2 * *cost});
 }
 
 }  // namespace pawl::checkpoint

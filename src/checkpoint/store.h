@@ -14,6 +14,7 @@
 #include "checkpoint/verify.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -28,6 +29,10 @@ public:
     virtual Result<void> committed(const Manifest& manifest) = 0;
     virtual Result<void> quarantined(const CheckpointName& name, const std::string& why) = 0;
     virtual Result<void> removed(const CheckpointName& name, const std::string& why) = 0;
+    // Newer than a checkpoint that somebody rolled back to.
+    virtual Result<void> abandoned(const CheckpointName& name, const std::string& why) {
+        return removed(name, why);
+    }
 };
 
 // For those who keep no journal: standalone clients and tests.
@@ -43,6 +48,7 @@ struct Committed {
     std::string path;
     nanoseconds duration{};
     std::vector<CheckpointName> removed;  // by retention
+    std::vector<std::string> expired;     // of quarantine/ and abandoned/, as paths
     // What went wrong after the commit: the checkpoint is safe all the same.
     std::vector<std::string> warnings;
 };
@@ -69,14 +75,27 @@ struct Listed {
     std::string path;
 };
 
+struct RolledBack {
+    CheckpointName to;
+    std::string path;
+    std::vector<CheckpointName> abandoned;  // oldest first
+    std::vector<std::string> warnings;
+};
+
 class Store {
 public:
     // All references outlive the store.
     Store(FileSystem& fs, const Clock& clock, Ledger& ledger, std::string directory,
           std::string job);
 
-    // Makes the directory if need be and sweeps .tmp-…: only for the one process that writes here.
+    // Makes the directory if need be, sweeps .tmp-… and completes a rollback that was decided: only
+    // for the one process that writes here.
     Result<void> open();
+
+    // What open() has completed, if a kill had come in between.
+    [[nodiscard]] const std::optional<RolledBack>& completed_rollback() const {
+        return completed_rollback_;
+    }
 
     // Committed checkpoints, newest sequence first. Changes nothing.
     [[nodiscard]] Result<std::vector<Listed>> list() const;
@@ -94,6 +113,19 @@ public:
     // Returns what went wrong.
     [[nodiscard]] std::vector<std::string> apply_retention(const RetentionPolicy& retention);
 
+    // Everything newer than `to`, which is verified first, goes whole into abandoned/, and `latest`
+    // leads to it. All or nothing (rollback.cc): a kill at any moment leaves a directory that a
+    // start resumes as it was before, or as it is after. Nothing else may use the directory
+    // meanwhile.
+    [[nodiscard]] Result<RolledBack> rollback(Sequence to);
+
+    // A scrub has read all of it and found it valid.
+    void note_verified(Sequence sequence);
+    // A scrub has found it damaged: verified once more. nullopt if it is not there (any more),
+    // valid after all, or an error if that can't be said. If another valid checkpoint is known, or
+    // found, it goes to quarantine; else it stays, and moved_to is empty.
+    [[nodiscard]] Result<std::optional<Rejected>> confirm_damage(const CheckpointName& name);
+
     void set_sequence_floor(Sequence floor) { sequence_floor_ = std::max(sequence_floor_, floor); }
     [[nodiscard]] const std::string& directory() const { return directory_; }
 
@@ -102,6 +134,13 @@ private:
     [[nodiscard]] Result<Rejected> quarantine(const Listed& checkpoint,
                                               const Verification& verification);
     void retain(const RetentionPolicy& policy, Committed& committed);
+    [[nodiscard]] Result<std::vector<Candidate>> candidates();
+    [[nodiscard]] Result<bool> remove(const Listed& checkpoint);
+    void remove_expired(Committed& committed);
+    Result<void> remove_durably(const std::string& path, const std::string& doomed);
+    [[nodiscard]] Result<void> sweep();
+    [[nodiscard]] bool another_is_valid(const CheckpointName& name);
+    [[nodiscard]] Result<RolledBack> complete_rollback(Sequence to, Sequence through);
     void point_latest_at(const std::string& name, std::vector<std::string>& warnings);
 
     FileSystem& fs_;
@@ -110,8 +149,20 @@ private:
     std::string directory_;
     std::string job_;
     Sequence sequence_floor_;
-    std::set<Sequence> verified_;  // by us, since we began: on disk or as we wrote it
+    std::set<Sequence> verified_;          // by us, since we began: on disk or as we wrote it
+    std::map<Sequence, Candidate> known_;  // from manifests, which don't change
+    bool is_over_limit_ = false;           // and it has been said
+    std::optional<RolledBack> completed_rollback_;
 };
+
+// For people: "rolled back to checkpoint 9 (step 900): 3 newer ones are in abandoned/".
+[[nodiscard]] std::string describe(const RolledBack& done);
+
+// The manifest of a checkpoint directory; nothing else is verified.
+[[nodiscard]] Result<Manifest> read_manifest_of(FileSystem& fs, const std::string& path);
+
+// Whether `text` is the name, or the sequence in it.
+[[nodiscard]] bool is_named(const CheckpointName& name, const std::string& text);
 
 // Lists the committed checkpoints of a directory, newest first: also for tools that own nothing.
 [[nodiscard]] Result<std::vector<Listed>> list_checkpoints(FileSystem& fs,

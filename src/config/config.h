@@ -37,14 +37,30 @@ struct CadenceConfig {
     std::optional<std::uint64_t> every_steps;   // checkpoint.every_steps, >= 1
     std::optional<std::uint64_t> every_epochs;  // checkpoint.every_epochs, >= 1
     std::optional<nanoseconds> every_time;      // checkpoint.every, >= 1s
+    bool is_automatic = false;                  // checkpoint.every: auto
 
     friend bool operator==(const CadenceConfig&, const CadenceConfig&) = default;
 };
 
+enum class BestMode { kMin, kMax };
+
+struct KeepBestConfig {
+    std::string metric;
+    BestMode mode = BestMode::kMin;
+    std::uint32_t count = 1;  // >= 1
+
+    friend bool operator==(const KeepBestConfig&, const KeepBestConfig&) = default;
+};
+
 struct CheckpointConfig {
-    std::string directory;        // absolute after loading; made if missing
-    CadenceConfig cadence;        // default when none is set: every 10 minutes
-    std::uint32_t keep_last = 3;  // >= 1
+    std::string directory;                           // absolute after loading; made if missing
+    CadenceConfig cadence;                           // default when none is set: every 10 minutes
+    std::uint32_t keep_last = 3;                     // >= 1
+    std::optional<std::uint64_t> keep_every_steps;   // >= 1
+    std::optional<std::uint64_t> keep_every_epochs;  // >= 1
+    std::optional<KeepBestConfig> keep_best;
+    std::optional<std::uint64_t> keep_bytes;
+    std::optional<nanoseconds> scrub_every = std::chrono::hours{24};          // nullopt: off
     OnNoValidCheckpoint on_no_valid_checkpoint = OnNoValidCheckpoint::kStop;  // stop | start_fresh
 
     friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;

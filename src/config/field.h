@@ -29,6 +29,7 @@ enum class Kind {
     kDuration,
     kSize,
     kPath,
+    kText,
     kChoice,
     kWords,
     kVariables,
@@ -45,6 +46,7 @@ struct Type {
     Durations durations{};
     Sizes sizes{};
     std::span<const std::string_view> choices{};
+    std::string_view word{};  // that a duration may be instead: "auto", "off"
 };
 
 // What is said of a key.
@@ -189,6 +191,12 @@ constexpr Field<Target> path(Get, Key key) {
                     return text.empty() ? Json() : Json(text);
                 },
             .copy = detail::copy<Target, Get>};
+}
+
+// Whether the value is this word, and no duration at all.
+inline bool is_word(const Value& value, std::string_view word) {
+    const auto text = value.text();
+    return text && *text == word;
 }
 
 template <class Target, const auto& Choices, class Get>

@@ -15,6 +15,8 @@ constexpr Numbers kEveryEpochs{1, 1'000'000};
 constexpr Durations kEveryTime{seconds{1}, 365 * kDay};
 static_assert(kEveryTime.contains(kEveryTimeDefault));
 constexpr Numbers kKeepLast{1, 10'000};
+constexpr Sizes kKeepBytes{1, kSizeMax};
+constexpr Durations kScrubEvery{seconds{1}, 365 * kDay};
 constexpr Numbers kRestarts{0, 10'000};
 constexpr Durations kRestartWindow{seconds{1}, 365 * kDay};
 constexpr Durations kRestartDelay{milliseconds{1}, kDay};
@@ -33,7 +35,121 @@ constexpr auto kOnNoValidCheckpoint = std::to_array<Choice<OnNoValidCheckpoint>>
     {"start_fresh", OnNoValidCheckpoint::kStartFresh},
 });
 
+constexpr auto kBestModes = std::to_array<Choice<BestMode>>({
+    {"min", BestMode::kMin},
+    {"max", BestMode::kMax},
+});
+
 // ---- a job ----
+
+// Whole or not at all: a part of it that a file writes makes it be there.
+KeepBestConfig& best_of(JobConfig& job) {
+    if (!job.checkpoint.keep_best) job.checkpoint.keep_best.emplace();
+    return *job.checkpoint.keep_best;
+}
+
+void copy_best(const JobConfig& from, JobConfig& to) {
+    to.checkpoint.keep_best = from.checkpoint.keep_best;
+}
+
+constexpr auto kKeepBestFields = std::to_array<Field<JobConfig>>({
+    {.key = {.name = "metric",
+             .about = "As the trainer reports it at an epoch's end or with a checkpoint.",
+             .required_as = "the name of a metric, such as loss"},
+     .type = {.kind = Kind::kText},
+     .read = [](const Value& value, const Type&,
+                JobConfig& job) { return detail::store(value.text(), best_of(job).metric); },
+     .show =
+         [](const JobConfig& job) {
+             return job.checkpoint.keep_best ? Json(job.checkpoint.keep_best->metric) : Json();
+         },
+     .copy = copy_best},
+    {.key = {.name = "mode",
+             .about = "Whether less or more is better.",
+             .required_as = "min or max"},
+     .type = {.kind = Kind::kChoice, .choices = detail::kNames<kBestModes>},
+     .read =
+         [](const Value& value, const Type&, JobConfig& job) {
+             return detail::store(value.one_of<BestMode>(kBestModes), best_of(job).mode);
+         },
+     .show =
+         [](const JobConfig& job) {
+             if (!job.checkpoint.keep_best) return Json();
+             return Json(job.checkpoint.keep_best->mode == BestMode::kMin ? "min" : "max");
+         },
+     .copy = copy_best},
+    {.key = {.name = "count", .about = "How many of the best stay.", .default_as = "1"},
+     .type = {.kind = Kind::kNumber, .numbers = kKeepLast},
+     .read =
+         [](const Value& value, const Type& type, JobConfig& job) {
+             return detail::store(value.number(type.numbers), best_of(job).count);
+         },
+     .show =
+         [](const JobConfig& job) {
+             return job.checkpoint.keep_best ? Json(job.checkpoint.keep_best->count) : Json();
+         },
+     .problem = [](const Type& type, const JobConfig& job) -> std::optional<std::string> {
+         if (!job.checkpoint.keep_best) return std::nullopt;
+         const std::optional<std::uint64_t> count = job.checkpoint.keep_best->count;
+         return detail::out_of(type.numbers, count, fmt::format("{}", *count));
+     },
+     .copy = copy_best},
+});
+
+constexpr Field<JobConfig> kEvery = {
+    .key = {.name = "every",
+            .about =
+                "A checkpoint every so often; `auto` works the time out from what a checkpoint "
+                "costs and how often the job fails. Of `every`, `every_steps` and "
+                "`every_epochs` each that is written applies, whichever comes first.",
+            .default_as = "10m, if none of the three is written"},
+    .type = {.kind = Kind::kDuration, .durations = kEveryTime, .word = "auto"},
+    .read = [](const Value& value, const Type& type, JobConfig& job) -> Result<void> {
+        CadenceConfig& cadence = job.checkpoint.cadence;
+        cadence.is_automatic = is_word(value, type.word);
+        cadence.every_time.reset();
+        if (cadence.is_automatic) return {};
+        return detail::store(value.duration(type.durations), cadence.every_time);
+    },
+    .show =
+        [](const JobConfig& job) {
+            const CadenceConfig& cadence = job.checkpoint.cadence;
+            if (cadence.is_automatic) return Json("auto");
+            return cadence.every_time ? Json(exact_duration(*cadence.every_time)) : Json();
+        },
+    .problem =
+        [](const Type& type, const JobConfig& job) {
+            const std::optional<nanoseconds>& every = job.checkpoint.cadence.every_time;
+            return detail::out_of(type.durations, every, every ? exact_duration(*every) : "");
+        },
+    .copy =
+        [](const JobConfig& from, JobConfig& to) {
+            to.checkpoint.cadence.every_time = from.checkpoint.cadence.every_time;
+            to.checkpoint.cadence.is_automatic = from.checkpoint.cadence.is_automatic;
+        }};
+
+constexpr Field<JobConfig> kScrub = {
+    .key = {.name = "scrub_every",
+            .about = "How often all checkpoints are read again, to find rot before they are "
+                     "needed; `off`: never."},
+    .type = {.kind = Kind::kDuration, .durations = kScrubEvery, .word = "off"},
+    .read = [](const Value& value, const Type& type, JobConfig& job) -> Result<void> {
+        job.checkpoint.scrub_every.reset();
+        if (is_word(value, type.word)) return {};
+        return detail::store(value.duration(type.durations), job.checkpoint.scrub_every);
+    },
+    .show =
+        [](const JobConfig& job) {
+            const std::optional<nanoseconds>& every = job.checkpoint.scrub_every;
+            return Json(every ? exact_duration(*every) : "off");
+        },
+    .problem =
+        [](const Type& type, const JobConfig& job) {
+            const std::optional<nanoseconds>& every = job.checkpoint.scrub_every;
+            return detail::out_of(type.durations, every, every ? exact_duration(*every) : "");
+        },
+    .copy = [](const JobConfig& from,
+               JobConfig& to) { to.checkpoint.scrub_every = from.checkpoint.scrub_every; }};
 
 constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
     path<JobConfig>([](auto& job) -> auto& { return job.checkpoint.directory; },
@@ -41,13 +157,7 @@ constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
                      .about = "Made if it is missing; no other job may use it.",
                      .applies = Applies::kRestart,
                      .required_as = "a path"}),
-    duration<JobConfig>([](auto& job) -> auto& { return job.checkpoint.cadence.every_time; },
-                        kEveryTime,
-                        {.name = "every",
-                         .about = "A checkpoint every so often. Of `every`, `every_steps` and "
-                                  "`every_epochs` each that is written applies, whichever comes "
-                                  "first.",
-                         .default_as = "10m, if none of the three is written"}),
+    kEvery,
     number<JobConfig>([](auto& job) -> auto& { return job.checkpoint.cadence.every_steps; },
                       kEverySteps,
                       {.name = "every_steps", .about = "A checkpoint every so many steps."}),
@@ -56,6 +166,25 @@ constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
                       {.name = "every_epochs", .about = "A checkpoint every so many epochs."}),
     number<JobConfig>([](auto& job) -> auto& { return job.checkpoint.keep_last; }, kKeepLast,
                       {.name = "keep_last", .about = "So many of the newest checkpoints stay."}),
+    number<JobConfig>([](auto& job) -> auto& { return job.checkpoint.keep_every_steps; },
+                      kEverySteps,
+                      {.name = "keep_every_steps",
+                       .about = "Besides, for ever: the first checkpoint at or after each multiple "
+                                "of so many steps."}),
+    number<JobConfig>([](auto& job) -> auto& { return job.checkpoint.keep_every_epochs; },
+                      kEveryEpochs,
+                      {.name = "keep_every_epochs",
+                       .about = "Besides, for ever: the first checkpoint at or after each multiple "
+                                "of so many epochs."}),
+    map<JobConfig>(kKeepBestFields,
+                   {.name = "keep_best",
+                    .about = "Besides, for ever: the best by a metric that the trainer reports."}),
+    size<JobConfig>([](auto& job) -> auto& { return job.checkpoint.keep_bytes; }, kKeepBytes,
+                    {.name = "keep_bytes",
+                     .about = "All checkpoints together: what only `keep_last` wants goes, oldest "
+                              "first, until the rest fits. Never the newest, nor what the keys "
+                              "above or a pin keep."}),
+    kScrub,
     choice<JobConfig, kOnNoValidCheckpoint>(
         [](auto& job) -> auto& { return job.checkpoint.on_no_valid_checkpoint; },
         {.name = "on_no_valid_checkpoint",

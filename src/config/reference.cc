@@ -60,11 +60,14 @@ std::string type_text(const Type& type) {
         case Kind::kNumber:
             return fmt::format("number, {} to {}", type.numbers.min, type.numbers.max);
         case Kind::kDuration:
-            return fmt::format("duration, {} to {}", exact_duration(type.durations.min),
-                               exact_duration(type.durations.max));
+            return fmt::format("duration, {} to {}{}", exact_duration(type.durations.min),
+                               exact_duration(type.durations.max),
+                               type.word.empty() ? "" : fmt::format(", or `{}`", type.word));
         case Kind::kSize:
             return fmt::format("size, {} to {}", exact_bytes(type.sizes.min),
                                exact_bytes(type.sizes.max));
+        case Kind::kText:
+            return "text";
         case Kind::kPath:
             return "path";
         case Kind::kChoice:

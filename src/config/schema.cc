@@ -17,6 +17,8 @@ Json or_variable(Json value) {
     return {{"anyOf", {std::move(value), {{"$ref", "#/$defs/with_variable"}}}}};
 }
 
+constexpr std::string_view kDuration = "([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?";
+
 Json value_schema(const Type& type) {
     switch (type.kind) {
         case Kind::kNumber:
@@ -27,10 +29,13 @@ Json value_schema(const Type& type) {
             return or_variable(
                 {{"type", "string"},
                  {"minLength", 2},
-                 {"pattern", "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"}});
+                 {"pattern", type.word.empty() ? fmt::format("^{}$", kDuration)
+                                               : fmt::format("^({}|{})$", type.word, kDuration)}});
         case Kind::kSize:
             return or_variable(
                 {{"type", "string"}, {"pattern", "^[0-9]+(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$"}});
+        case Kind::kText:
+            return {{"type", "string"}, {"minLength", 1}};
         case Kind::kPath:
             return {{"type", "string"}, {"pattern", "^[^~]"}};
         case Kind::kChoice:

@@ -17,7 +17,8 @@ Json json_of(std::span<const Field<Target>> fields, const Target& target) {
     for (const Field<Target>& field : fields) {
         const std::string name(field.key.name);
         if (field.type.kind == Kind::kMap) {
-            object[name] = json_of(field.children, target);
+            Json inner = json_of(field.children, target);
+            if (!inner.empty()) object[name] = std::move(inner);
         } else if (field.show != nullptr) {
             Json value = field.show(target);
             if (!value.is_null()) object[name] = std::move(value);

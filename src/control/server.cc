@@ -72,7 +72,7 @@ struct Server::Implementation {
         http.Get("/v1/status", [this](const httplib::Request&, httplib::Response& response) {
             response.set_content(handlers.status_json(), "application/json");
         });
-        http.Post(R"(/v1/jobs/([A-Za-z0-9._-]+)/(checkpoint|stop))",
+        http.Post(R"(/v1/jobs/([A-Za-z0-9._-]+)/(checkpoint|stop|rollback/[A-Za-z0-9-]+))",
                   [this](const httplib::Request& request, httplib::Response& response) {
                       const auto done = handlers.command(request.matches[1], request.matches[2]);
                       if (!done) {
@@ -113,7 +113,7 @@ Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Ha
     http.set_address_family(AF_UNIX);
     http.set_payload_max_length(64 * 1024);
     http.set_keep_alive_max_count(1);
-    http.new_task_queue = [] { return new httplib::ThreadPool(2); };
+    http.new_task_queue = [] { return new httplib::ThreadPool(4); };
     implementation->add_routes();
     if (::unlink(socket_path.c_str()) != 0 && errno != ENOENT) {
         return error_from_errno("remove old control socket '{}'", socket_path);
@@ -142,7 +142,8 @@ Server::~Server() {
     ::unlink(implementation_->socket_path.c_str());
 }
 
-Result<Response> call(const std::string& socket_path, Method method, const std::string& target) {
+Result<Response> call(const std::string& socket_path, Method method, const std::string& target,
+                      seconds limit) {
     struct stat information = {};
     if (::stat(socket_path.c_str(), &information) != 0) {
         return error_from_errno("find the daemon's control socket '{}'", socket_path);
@@ -151,7 +152,7 @@ Result<Response> call(const std::string& socket_path, Method method, const std::
     httplib::Client client(path.text);
     client.set_address_family(AF_UNIX);
     client.set_connection_timeout(2);
-    client.set_read_timeout(10);
+    client.set_read_timeout(limit.count());
     auto result = method == Method::kGet ? client.Get(target) : client.Post(target);
     // The server's queue of five is full for a moment when many ask at once.
     constexpr int kTriesMax = 10;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/result.h"
+#include "base/units.h"
 
 #include <functional>
 #include <memory>
@@ -9,10 +10,11 @@
 
 namespace pawl::control {
 
-// Called on the server's threads; both must be thread-safe and quick.
+// Called on the server's threads; both must be thread-safe and, but for a rollback, quick.
 struct Handlers {
     std::function<std::string()> status_json;
-    // `verb` is "checkpoint" or "stop"; returns once the request has been taken.
+    // `verb` is "checkpoint" or "stop", and returns once the request has been taken; or
+    // "rollback/TARGET", which returns when it is done.
     std::function<Result<void>(const std::string& job, const std::string& verb)> command;
     // Returns the changes as JSON, once they are made. May take seconds.
     std::function<Result<std::string>()> reload;
@@ -40,6 +42,6 @@ struct Response {
 enum class Method { kGet, kPost };
 // For the tool. kNotFound if nobody listens.
 [[nodiscard]] Result<Response> call(const std::string& socket_path, Method method,
-                                    const std::string& target);
+                                    const std::string& target, seconds limit = seconds{10});
 
 }  // namespace pawl::control

@@ -58,6 +58,8 @@ json json_of(const JobStatus& job) {
             {"checkpoint", job.checkpoint ? json_of(*job.checkpoint) : json(nullptr)},
             {"checkpoints_committed", job.checkpoints_committed},
             {"attempts_failed", job.attempts_failed},
+            {"scrubbed", job.scrubbed ? json(format_time(*job.scrubbed)) : json(nullptr)},
+            {"damaged_found", job.damaged_found},
             {"arena_bytes", job.arena_bytes},
             {"checkpoint_directory", job.checkpoint_directory},
             {"last_event", job.last_event},
@@ -113,10 +115,12 @@ JobStatus job_of(const json& from) {
                   .resumed_from = optional_count<SequenceTag>(from.at("resumed_from")),
                   .checkpoints_committed = from.at("checkpoints_committed").get<std::uint64_t>(),
                   .attempts_failed = from.at("attempts_failed").get<std::uint64_t>(),
+                  .damaged_found = from.at("damaged_found").get<std::uint64_t>(),
                   .arena_bytes = from.at("arena_bytes").get<std::uint64_t>(),
                   .checkpoint_directory = from.at("checkpoint_directory").get<std::string>(),
                   .last_event = from.at("last_event").get<std::string>()};
     if (!from.at("checkpoint").is_null()) job.checkpoint = checkpoint_of(from.at("checkpoint"));
+    if (!from.at("scrubbed").is_null()) job.scrubbed = time_of(from.at("scrubbed"));
     for (const json& rank : from.at("ranks"))
         job.ranks.push_back(rank_of(rank));
     return job;
@@ -234,6 +238,13 @@ std::string to_text(const DaemonStatus& status) {
         add_line(text, "incarnation", incarnation);
         if (job.attempts_failed > 0) {
             add_line(text, "failed", fmt::format("{} checkpoint attempts", job.attempts_failed));
+        }
+        if (job.scrubbed) {
+            add_line(text, "scrubbed",
+                     fmt::format("{} ago", format_duration(status.now - *job.scrubbed)));
+        }
+        if (job.damaged_found > 0) {
+            add_line(text, "DAMAGED", fmt::format("{} found by scrubs", job.damaged_found));
         }
         if (job.arena_bytes > 0)
             add_line(text, "memory", format_bytes(job.arena_bytes) + " of arenas");

@@ -54,6 +54,8 @@ struct JobStatus {
     std::optional<CheckpointStatus> checkpoint;  // the newest durable one
     std::uint64_t checkpoints_committed = 0;     // since the daemon started
     std::uint64_t attempts_failed = 0;
+    std::optional<WallTime> scrubbed;  // when all checkpoints were last read again
+    std::uint64_t damaged_found = 0;   // by scrubs, since the daemon started
     std::uint64_t arena_bytes = 0;
     std::string checkpoint_directory;
     std::string last_event;

@@ -1,49 +1,12 @@
-// Retention, cadence and barrier: tables.
+// Cadence and barrier: tables. Retention: retention_test.cc.
 #include "checkpoint/barrier.h"
 #include "checkpoint/cadence.h"
-#include "checkpoint/retention.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace pawl::checkpoint {
 namespace {
-
-std::vector<Sequence> sequences(std::initializer_list<std::uint64_t> numbers) {
-    std::vector<Sequence> list;
-    for (const std::uint64_t number : numbers)
-        list.emplace_back(number);
-    return list;
-}
-
-std::set<Sequence> verified(std::initializer_list<std::uint64_t> numbers) {
-    const auto list = sequences(numbers);
-    return {list.begin(), list.end()};
-}
-
-TEST(Retention, RemovesTheOldestAndNeverTheNewestOrTheLastVerified) {
-    struct Case {
-        std::vector<Sequence> committed;
-        std::set<Sequence> verified;
-        std::uint32_t keep_last;
-        std::vector<Sequence> expected;
-    };
-    const Case cases[] = {
-        {sequences({}), verified({}), 3, sequences({})},
-        {sequences({1, 2, 3}), verified({3}), 3, sequences({})},
-        {sequences({1, 2, 3, 4}), verified({4}), 3, sequences({1})},
-        {sequences({4, 2, 3, 1}), verified({4}), 1, sequences({1, 2, 3})},
-        {sequences({1, 2, 3, 4}), verified({1}), 1, sequences({2, 3})},
-        {sequences({1, 2, 3, 4}), verified({1, 2}), 1, sequences({1, 3})},
-        {sequences({1, 2, 3}), verified({}), 1, sequences({})},
-        {sequences({1, 2, 3}), verified({3}), 0, sequences({1, 2})},
-        {sequences({5, 6}), verified({1}), 1, sequences({})},
-    };
-    for (const Case& one : cases) {
-        EXPECT_EQ(removable(one.committed, one.verified, {.keep_last = one.keep_last}),
-                  one.expected);
-    }
-}
 
 constexpr MonotonicTime at(int second) {
     return MonotonicTime{seconds{second}};
@@ -81,6 +44,59 @@ TEST(Cadence, NamesTheNextMultipleOrTheStepJustAheadWhenTimeIsDue) {
     for (const Case& one : cases) {
         EXPECT_EQ(next_target(one.policy, one.state, at(one.now)), one.expected);
     }
+}
+
+TEST(AutomaticCadence, IsYoungsIntervalWithinItsBounds) {
+    using std::chrono::hours;
+    struct Case {
+        const char* what;
+        std::optional<nanoseconds> cost;
+        FailureHistory history;
+        nanoseconds expected;
+    };
+    const Case cases[] = {
+        {"nothing measured yet", std::nullopt, {}, seconds{60}},
+        {"free: the shortest", nanoseconds{}, {}, seconds{10}},
+        // sqrt(2 * 0.5 s * 86400 s)
+        {"no history: a failure a day", milliseconds{500}, {}, nanoseconds{293'938'769'133}},
+        // (24 h + 24 h) / (3 + 1) = 12 h: sqrt(2 * 10 s * 43200 s)
+        {"three failures in a day", seconds{10}, {3, hours{24}}, nanoseconds{929'516'003'091}},
+        {"months without a failure: the longest", seconds{60}, {0, hours{24 * 90}}, hours{1}},
+        // 24 h / 10000 = 8.64 s: sqrt(2 * 30 s * 8.64 s) = 22.8 s is less than twice the cost
+        {"failures without end", seconds{30}, {9999, hours{0}}, seconds{60}},
+        {"dearer than the longest interval", hours{1}, {}, hours{2}},
+        {"a clock that was set back",
+         milliseconds{500},
+         {0, -hours{24}},
+         nanoseconds{293'938'769'133}},
+    };
+    for (const Case& one : cases) {
+        const nanoseconds found = automatic_interval(one.cost, one.history);
+        EXPECT_NEAR(static_cast<double>(found.count()), static_cast<double>(one.expected.count()),
+                    1e6)
+            << one.what;
+    }
+}
+
+TEST(AutomaticCadence, GrowsWithTheCostAndWithTheTimeBetweenFailures) {
+    nanoseconds before{};
+    for (int cost_ms = 1; cost_ms < 100'000; cost_ms = cost_ms * 3 + 1) {
+        const nanoseconds found = automatic_interval(milliseconds{cost_ms}, {});
+        EXPECT_GE(found, before) << cost_ms << " ms";
+        before = found;
+    }
+    for (std::uint64_t failures = 1; failures < 1'000'000; failures = failures * 3 + 1) {
+        const nanoseconds found =
+            automatic_interval(seconds{1}, {failures, std::chrono::hours{100}});
+        EXPECT_LE(found, before) << failures << " failures";
+        before = found;
+    }
+}
+
+TEST(AutomaticCadence, ACostIsTheStallAndATenthOfTheWriteHalfOfItNew) {
+    EXPECT_EQ(checkpoint_cost(std::nullopt, seconds{2}, seconds{10}), seconds{3});
+    EXPECT_EQ(checkpoint_cost(seconds{1}, seconds{2}, seconds{10}), seconds{2});
+    EXPECT_EQ(checkpoint_cost(std::nullopt, -seconds{2}, -seconds{10}), seconds{0});
 }
 
 Sealed sealed(std::uint64_t rank, std::uint64_t step) {

@@ -26,7 +26,9 @@ JobConfig job(const std::string& name) {
             .working_directory = "/w",
             .environment = {{"TOKEN", "secret"}},
             .output_directory = "/log/" + name,
-            .checkpoint = {.directory = "/ckpt/" + name, .cadence = {.every_steps = 10}}};
+            .checkpoint = {.directory = "/ckpt/" + name,
+                           .cadence = {.every_steps = 10},
+                           .keep_best = KeepBestConfig{.metric = "loss"}}};
 }
 
 DaemonConfig daemon_with(std::vector<JobConfig> jobs) {
@@ -66,6 +68,17 @@ const std::map<std::string, void (*)(JobConfig&)>& alterations() {
         {"checkpoint.every_epochs",
          [](JobConfig& job) { job.checkpoint.cadence.every_epochs = 1; }},
         {"checkpoint.keep_last", [](JobConfig& job) { job.checkpoint.keep_last = 9; }},
+        {"checkpoint.keep_every_steps",
+         [](JobConfig& job) { job.checkpoint.keep_every_steps = 1000; }},
+        {"checkpoint.keep_every_epochs",
+         [](JobConfig& job) { job.checkpoint.keep_every_epochs = 5; }},
+        {"checkpoint.keep_best.metric",
+         [](JobConfig& job) { job.checkpoint.keep_best->metric = "accuracy"; }},
+        {"checkpoint.keep_best.mode",
+         [](JobConfig& job) { job.checkpoint.keep_best->mode = BestMode::kMax; }},
+        {"checkpoint.keep_best.count", [](JobConfig& job) { job.checkpoint.keep_best->count = 2; }},
+        {"checkpoint.keep_bytes", [](JobConfig& job) { job.checkpoint.keep_bytes = 1 << 20; }},
+        {"checkpoint.scrub_every", [](JobConfig& job) { job.checkpoint.scrub_every.reset(); }},
         {"checkpoint.on_no_valid_checkpoint",
          [](JobConfig& job) {
              job.checkpoint.on_no_valid_checkpoint = OnNoValidCheckpoint::kStartFresh;

@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -161,6 +162,43 @@ TEST(Config, EveryTenMinutesIsTheCadenceOnlyWhereNoneIsWritten) {
     EXPECT_EQ(daemon->jobs.at(0).checkpoint.cadence, CadenceConfig{.every_epochs = 1});
 }
 
+TEST(Config, WhatIsKeptBesideTheLastHasItsKeys) {
+    const auto daemon = parse(
+        checkpoint_with("every: auto, keep_every_steps: 1000, keep_every_epochs: 5, keep_bytes: "
+                        "10GiB, keep_best: {metric: accuracy, mode: max, count: 2}, scrub_every: "
+                        "off"),
+        kFile);
+
+    ASSERT_TRUE(daemon.has_value()) << daemon.error().text();
+    const CheckpointConfig& checkpoint = daemon->jobs.at(0).checkpoint;
+    EXPECT_EQ(checkpoint.cadence, CadenceConfig{.is_automatic = true});
+    EXPECT_EQ(checkpoint.keep_every_steps, 1000u);
+    EXPECT_EQ(checkpoint.keep_every_epochs, 5u);
+    EXPECT_EQ(checkpoint.keep_bytes, std::uint64_t{10} << 30);
+    EXPECT_EQ(checkpoint.keep_best,
+              (KeepBestConfig{.metric = "accuracy", .mode = BestMode::kMax, .count = 2}));
+    EXPECT_EQ(checkpoint.scrub_every, std::nullopt);
+    EXPECT_EQ(CheckpointConfig{}.scrub_every, std::chrono::hours{24});
+}
+
+TEST(Config, WrongRulesOfRetentionAreRefusedByName) {
+    for (const auto& [written, key] : std::map<std::string, std::string>{
+             {"keep_every_steps: 0", "checkpoint.keep_every_steps"},
+             {"keep_every_epochs: no", "checkpoint.keep_every_epochs"},
+             {"keep_bytes: 10", "checkpoint.keep_bytes"},
+             {"keep_bytes: 10G", "checkpoint.keep_bytes"},
+             {"keep_best: {metric: loss}", "checkpoint.keep_best"},
+             {"keep_best: {metric: loss, mode: least}", "checkpoint.keep_best.mode"},
+             {"keep_best: {metric: loss, mode: min, count: 0}", "checkpoint.keep_best.count"},
+             {"scrub_every: never", "checkpoint.scrub_every"},
+             {"every: automatic", "checkpoint.every"}}) {
+        const auto daemon = parse(checkpoint_with(written), kFile);
+
+        ASSERT_FALSE(daemon.has_value()) << written;
+        EXPECT_NE(daemon.error().text().find(key), std::string::npos) << daemon.error().text();
+    }
+}
+
 TEST(Config, JobsKeepTheOrderOfTheFile) {
     const auto daemon = parse(R"(
 jobs:
@@ -184,7 +222,8 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
         "checkpoint, restart, stop";
     const std::string daemon_keys = "state_directory, log_level, control, include, defaults, jobs";
     const std::string checkpoint_keys =
-        "directory, every, every_steps, every_epochs, keep_last, on_no_valid_checkpoint";
+        "directory, every, every_steps, every_epochs, keep_last, keep_every_steps, "
+        "keep_every_epochs, keep_best, keep_bytes, scrub_every, on_no_valid_checkpoint";
     const std::string two_jobs =
         "jobs:\n"
         "  a: {command: [x], checkpoint: {directory: /ckpt}}\n"

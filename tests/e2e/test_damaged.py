@@ -100,7 +100,7 @@ def test_a_daemon_killed_while_it_sets_a_checkpoint_aside_does_not_use_it_later(
     newest = interrupted.newest()
     before = interrupted.committed()[-2]
     flip_a_bit(newest)
-    crashed = interrupted.run(environment={"PAWL_CRASH_POINT": "quarantine: renamed"})
+    crashed = interrupted.run(environment={"PAWL_CRASH_POINT": "set aside: renamed"})
     assert crashed.code == -signal.SIGKILL, crashed.output
 
     ended = interrupted.run()
@@ -112,7 +112,7 @@ def test_a_daemon_killed_while_it_sets_a_checkpoint_aside_does_not_use_it_later(
     interrupted.assert_equal_to(reference)
 
 
-@pytest.mark.parametrize("point", ["retention: renamed", "quarantine: renamed"])
+@pytest.mark.parametrize("point", ["retention: renamed", "set aside: renamed"])
 def test_after_a_kill_the_journal_calls_committed_what_the_directory_holds(interrupted: Place, point: str) -> None:
     flip_a_bit(interrupted.newest())
     crashed = interrupted.run(options=["--keep-last", "1"], environment={"PAWL_CRASH_POINT": point})

@@ -37,7 +37,7 @@ COMMIT_POINTS = [
 ]
 START_POINTS = ["start: incarnation journalled", "start: rank spawned"]
 SNAPSHOT_POINTS = ["snapshot: begun", "snapshot: half copied", "snapshot: copied", "snapshot: sealed"]
-QUARANTINE_POINTS = ["quarantine: renamed"]  # test_damaged.py
+QUARANTINE_POINTS = ["set aside: renamed"]  # test_damaged.py
 
 
 def test_every_crash_point_of_the_source_is_died_at_in_a_test() -> None:
