@@ -4,11 +4,10 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/file_system.h"
-#include "checkpoint/store.h"
 #include "control/server.h"
 #include "control/status.h"
 #include "journal/journal.h"
-#include "torchfile/archive.h"
+#include "tools/output.h"
 
 #include <nlohmann/json.hpp>
 
@@ -25,89 +24,6 @@ namespace pawl::tools {
 namespace {
 
 using nlohmann::json;
-
-constexpr int kExitDamaged = 65;  // EX_DATAERR
-
-void print(std::string_view text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-}
-
-void print_json(const json& object) {
-    print(object.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
-}
-
-json number_or_null(double number) {
-    return std::isfinite(number) ? json(number) : json(nullptr);
-}
-
-// ---- checkpoints ----
-
-json json_of(const checkpoint::Manifest& manifest, const std::string& path) {
-    json files = json::array();
-    for (const checkpoint::FileEntry& file : manifest.files) {
-        files.push_back(
-            {{"name", file.name}, {"bytes", file.bytes}, {"chunks", file.chunks.size()}});
-    }
-    json metrics = json::object();
-    for (const auto& [name, value] : manifest.metrics)
-        metrics[name] = number_or_null(value);
-    return {{"sequence", manifest.sequence.value},
-            {"parent", manifest.parent ? json(manifest.parent->value) : json(nullptr)},
-            {"step", manifest.step.value},
-            {"epoch", manifest.epoch.value},
-            {"job", manifest.job},
-            {"world_size", manifest.world_size},
-            {"incarnation", manifest.incarnation.value},
-            {"reason", std::string(to_string(manifest.reason))},
-            {"time", format_time(manifest.time)},
-            {"bytes", manifest.total_bytes()},
-            {"metrics", metrics},
-            {"pawl_version", manifest.pawl_version},
-            {"framework", manifest.framework},
-            {"files", files},
-            {"path", path}};
-}
-
-Result<checkpoint::Manifest> manifest_at(FileSystem& fs, const std::string& path) {
-    const auto text =
-        read_text(fs, join_path(path, checkpoint::kManifestName), checkpoint::kManifestBytesMax);
-    if (!text) return text.error();
-    return checkpoint::read_manifest(*text);
-}
-
-Result<std::vector<checkpoint::Listed>> all_checkpoints(FileSystem& fs, const Place& place) {
-    const std::string directory = checkpoint_directory_of(place);
-    auto listed = checkpoint::list_checkpoints(fs, directory);
-    if (!listed) {
-        return Error(listed.error())
-            .while_doing("list checkpoints")
-            .consequence("Name their directory with --checkpoint-dir");
-    }
-    return listed;
-}
-
-Result<checkpoint::Listed> find_checkpoint(FileSystem& fs, const Place& place,
-                                           const std::string& name) {
-    if (name.find('/') != std::string::npos) return checkpoint::Listed{.path = name};
-    const auto listed = all_checkpoints(fs, place);
-    if (!listed) return listed.error();
-    for (const checkpoint::Listed& one : *listed) {
-        const bool is_named =
-            to_string(one.name) == name || fmt::format("{}", one.name.sequence) == name;
-        if (is_named || name == "latest") return one;
-    }
-    return make_error(ErrorKind::kNotFound,
-                      "there is no checkpoint '{}' in '{}'; see them with: pawl checkpoints list",
-                      name, checkpoint_directory_of(place));
-}
-
-std::string line_of(const checkpoint::Manifest& manifest, WallTime now) {
-    return fmt::format(
-        "{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>11}  {}\n", manifest.sequence, manifest.step,
-        manifest.epoch, format_bytes(manifest.total_bytes()), to_string(manifest.reason),
-        format_age(manifest.time, now),
-        manifest.world_size == 1 ? "1 rank" : fmt::format("{} ranks", manifest.world_size));
-}
 
 // ---- the journal ----
 
@@ -309,8 +225,6 @@ std::string checkpoint_directory_of(const Place& place) {
     return join_path(state_directory_of(place), "checkpoints");
 }
 
-// ---- the daemon ----
-
 std::string socket_of(const Place& place) {
     if (!place.socket.empty()) return place.socket;
     const std::string usual = join_path(state_directory_of(place), "pawld.sock");
@@ -318,6 +232,8 @@ std::string socket_of(const Place& place) {
     const bool is_service = place.state_directory.empty() && ::access(usual.c_str(), F_OK) != 0;
     return is_service && ::access(of_service.c_str(), F_OK) == 0 ? of_service : usual;
 }
+
+// ---- the daemon ----
 
 Result<int> show_status(const Place& place, Format format) {
     const auto response = control::call(socket_of(place), control::Method::kGet, "/v1/status");
@@ -357,129 +273,6 @@ Result<int> command_job(const Place& place, const std::string& verb) {
     const ErrorKind kind = response->http_status == 404 ? ErrorKind::kNotFound : ErrorKind::kBusy;
     return make_error(kind, "{}",
                       body.is_object() ? body.value("error", response->body) : response->body);
-}
-
-// ---- checkpoints ----
-
-Result<int> list_checkpoints(const Place& place, Format format) {
-    const auto fs = make_posix_file_system();
-    const auto listed = all_checkpoints(*fs, place);
-    if (!listed) return listed.error();
-    const WallTime now = SystemClock().wall_now();
-    json array = json::array();
-    std::string text = fmt::format("{:>8}  {:>9}  {:>5}  {:>9}  {:<8}  {:>11}\n", "sequence",
-                                   "step", "epoch", "size", "reason", "written");
-    for (const checkpoint::Listed& one : *listed) {
-        const auto manifest = manifest_at(*fs, one.path);
-        if (manifest) {
-            array.push_back(json_of(*manifest, one.path));
-            text += line_of(*manifest, now);
-        } else {
-            array.push_back({{"sequence", one.name.sequence.value},
-                             {"path", one.path},
-                             {"error", manifest.error().text()}});
-            text += fmt::format("{:>8}  {:>9}  {}\n", one.name.sequence, one.name.step,
-                                manifest.error().text());
-        }
-    }
-    if (format == Format::kJson) {
-        print_json(array);
-    } else if (listed->empty()) {
-        print(fmt::format("no checkpoints in '{}'\n", checkpoint_directory_of(place)));
-    } else {
-        print(text);
-    }
-    return 0;
-}
-
-Result<int> show_checkpoint(const Place& place, const std::string& name, Format format) {
-    const auto fs = make_posix_file_system();
-    const auto found = find_checkpoint(*fs, place, name);
-    if (!found) return found.error();
-    const auto manifest = manifest_at(*fs, found->path);
-    if (!manifest) return Error(manifest.error()).while_doing("show checkpoint '{}'", found->path);
-    json object = json_of(*manifest, found->path);
-    std::string text = fmt::format(
-        "{}\n  job {}, step {}, epoch {}, {} ({})\n  written {} by incarnation {}, {}{}\n",
-        found->path, manifest->job, manifest->step, manifest->epoch,
-        format_bytes(manifest->total_bytes()), to_string(manifest->reason),
-        format_time(manifest->time), manifest->incarnation,
-        manifest->parent ? fmt::format("resumed from checkpoint {}", *manifest->parent)
-                         : "begun at step 0",
-        manifest->framework.empty() ? "" : ", " + manifest->framework);
-    for (const auto& [metric, value] : manifest->metrics)
-        text += fmt::format("  {} {:.6g}\n", metric, value);
-    for (std::size_t i = 0; i < manifest->files.size(); ++i) {
-        const checkpoint::FileEntry& file = manifest->files[i];
-        text += fmt::format("  {}: {}, {} chunks\n", file.name, format_bytes(file.bytes),
-                            file.chunks.size());
-        const auto source = fs->open_file(join_path(found->path, file.name));
-        if (!source) return source.error();
-        const auto archive = torchfile::read_archive(**source);
-        if (!archive) return Error(archive.error()).while_doing("read '{}'", file.name);
-        const auto paths = torchfile::storage_paths(archive->document);
-        json records = json::array();
-        for (std::size_t k = 0; k < paths.size(); ++k) {
-            const torchfile::Storage& storage = archive->document.storages[k];
-            text += fmt::format("    data/{:<5} {:<9} {:>10}  {}\n", storage.key,
-                                torchfile::name_of(storage.dtype), format_bytes(storage.bytes()),
-                                paths[k]);
-            records.push_back({{"record", "data/" + storage.key},
-                               {"dtype", std::string(torchfile::name_of(storage.dtype))},
-                               {"bytes", storage.bytes()},
-                               {"tensor", paths[k]}});
-        }
-        object["files"][i]["records"] = std::move(records);
-    }
-    if (format == Format::kJson) {
-        print_json(object);
-    } else {
-        print(text);
-    }
-    return 0;
-}
-
-Result<int> verify_checkpoints(const Place& place, const std::string& name, Format format) {
-    const auto fs = make_posix_file_system();
-    std::vector<checkpoint::Listed> wanted;
-    if (name.empty()) {
-        auto listed = all_checkpoints(*fs, place);
-        if (!listed) return listed.error();
-        wanted = std::move(*listed);
-    } else {
-        auto found = find_checkpoint(*fs, place, name);
-        if (!found) return found.error();
-        wanted.push_back(std::move(*found));
-    }
-    bool all_valid = true;
-    json array = json::array();
-    for (const checkpoint::Listed& one : wanted) {
-        const auto verification = checkpoint::verify(*fs, one.path);
-        if (!verification) return verification.error();
-        all_valid = all_valid && verification->is_valid();
-        json damages = json::array();
-        std::string text = fmt::format(
-            "{}: {}\n", one.path.substr(one.path.find_last_of('/') + 1),
-            verification->is_valid()
-                ? fmt::format("valid, {} verified", format_bytes(verification->bytes_read))
-                : "DAMAGED");
-        for (const checkpoint::Damage& damage : verification->damages) {
-            text += "  " + damage.describe() + "\n";
-            damages.push_back({{"file", damage.file},
-                               {"chunk", damage.chunk ? json(*damage.chunk) : json(nullptr)},
-                               {"record", damage.record},
-                               {"tensor", damage.tensor},
-                               {"text", damage.text}});
-        }
-        array.push_back(
-            {{"path", one.path}, {"valid", verification->is_valid()}, {"damages", damages}});
-        if (format == Format::kText) print(text);
-    }
-    if (format == Format::kJson) print_json(array);
-    if (wanted.empty() && format == Format::kText) {
-        print(fmt::format("no checkpoints in '{}'\n", checkpoint_directory_of(place)));
-    }
-    return all_valid ? 0 : kExitDamaged;
 }
 
 // ---- the journal, logs ----

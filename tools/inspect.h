@@ -1,4 +1,4 @@
-// The commands that look: status, checkpoints, journal, logs. They change nothing, and all
+// The commands that look: status, journal, logs. They change nothing, and all
 // but status work with no daemon running. Each prints to standard output and returns the exit code.
 #pragma once
 
@@ -25,12 +25,6 @@ struct Place {
 Result<int> show_status(const Place& place, Format format);
 // verb: "checkpoint" or "stop".
 Result<int> command_job(const Place& place, const std::string& verb);
-
-Result<int> list_checkpoints(const Place& place, Format format);
-// `name`: a directory's name or path, a sequence number, or "latest".
-Result<int> show_checkpoint(const Place& place, const std::string& name, Format format);
-// All of them without a name. Exit code 65 if any is damaged.
-Result<int> verify_checkpoints(const Place& place, const std::string& name, Format format);
 
 // table: "events", "progress", "incarnations", "checkpoints".
 Result<int> show_journal(const Place& place, const std::string& table, std::uint64_t limit,

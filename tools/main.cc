@@ -1,4 +1,5 @@
 // pawl: the ops tool. Words of the command line to calls; an error to a line and an exit code.
+#include "tools/checkpoint_commands.h"
 #include "tools/config_commands.h"
 #include "tools/inspect.h"
 #include "tools/run_command.h"
@@ -24,6 +25,7 @@ using pawl::tools::RunOptions;
 int exit_code_of(ErrorKind kind) {
     switch (kind) {
         case ErrorKind::kInvalidArgument:
+        case ErrorKind::kAlreadyExists:
             return 64;
         case ErrorKind::kCorrupt:
             return 65;
@@ -45,8 +47,6 @@ struct Words {
     Place place;
     bool is_json = false;
     RunOptions run;
-    std::string shown_checkpoint = "latest";
-    std::string verified_checkpoint;  // "": all
     std::string table = "events";
     std::uint64_t limit = 20;
     std::uint64_t rank = 0;
@@ -87,9 +87,15 @@ void add_run(CLI::App& app, Words& words) {
     run->add_option("--every-epochs", options.every_epochs, "a checkpoint every N epochs")
         ->check(CLI::PositiveNumber);
     run->add_option("--every", options.every,
-                    "a checkpoint every so often: 30s, 10m (default: 10m)");
+                    "a checkpoint every so often: 30s, 10m, or auto (default: 10m)");
     run->add_option("--keep-last", options.keep_last, "checkpoints that are kept")
         ->capture_default_str();
+    run->add_option("--keep-every-steps", options.keep_every_steps,
+                    "also one for each N steps, for ever")
+        ->check(CLI::PositiveNumber);
+    run->add_option("--keep-best", options.keep_best,
+                    "also the best by METRIC:min or METRIC:max, or the N best: loss:min:3");
+    run->add_option("--keep-bytes", options.keep_bytes, "all of them together: 500MB, 10GiB");
     run->add_option("--max-restarts", options.restarts_max, "without progress, in an hour")
         ->capture_default_str();
     run->add_option("--grace", options.grace, "from SIGTERM to SIGKILL")->capture_default_str();
@@ -120,37 +126,6 @@ void add_daemon_commands(CLI::App& app, Words& words) {
             words.action = [&words, word] { return command_job(words.place, word); };
         });
     }
-}
-
-void add_checkpoints(CLI::App& app, Words& words) {
-    CLI::App* group = app.add_subcommand("checkpoints", "look at checkpoints; needs no daemon");
-    group->require_subcommand(1);
-    const auto add = [&](const char* name, const char* text) {
-        CLI::App* command = group->add_subcommand(name, text);
-        add_place(command, words);
-        command->add_option("--checkpoint-dir", words.place.checkpoint_directory,
-                            "default: STATE-DIR/checkpoints");
-        return command;
-    };
-    add("list", "all that are committed, newest first")->callback([&words] {
-        words.action = [&words] { return list_checkpoints(words.place, words.format()); };
-    });
-    CLI::App* show = add("show", "what one holds");
-    show->add_option("checkpoint", words.shown_checkpoint, "a sequence, a name, a path, or latest")
-        ->capture_default_str();
-    show->callback([&words] {
-        words.action = [&words] {
-            return show_checkpoint(words.place, words.shown_checkpoint, words.format());
-        };
-    });
-    CLI::App* verify = add("verify", "every digest of one, or of all");
-    verify->add_option("checkpoint", words.verified_checkpoint,
-                       "a sequence, a name, a path, or latest (default: all)");
-    verify->callback([&words] {
-        words.action = [&words] {
-            return verify_checkpoints(words.place, words.verified_checkpoint, words.format());
-        };
-    });
 }
 
 void add_history(CLI::App& app, Words& words) {
@@ -229,7 +204,7 @@ int run(int argc, char** argv) {
     Words words;
     add_run(app, words);
     add_daemon_commands(app, words);
-    add_checkpoints(app, words);
+    pawl::tools::add_checkpoint_commands(app, words.action);
     add_history(app, words);
     add_config(app, words);
     try {

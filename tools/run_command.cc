@@ -3,11 +3,14 @@
 
 #include "base/file_system.h"
 #include "config/config.h"
+#include "config/size.h"
 #include "daemon/daemon.h"
 #include "tools/terminal.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <string_view>
 
 namespace pawl::tools {
 namespace {
@@ -20,6 +23,48 @@ Result<std::string> absolute(const std::string& path) {
     while (text.size() > 1 && text.ends_with('/'))
         text.pop_back();
     return text;
+}
+
+Result<config::KeepBestConfig> parse_keep_best(const std::string& text) {
+    const auto malformed = [&text] {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "cannot understand --keep-best '{}': expected METRIC:min or METRIC:max, "
+                          "and how many if not one: loss:min:3",
+                          text);
+    };
+    config::KeepBestConfig best;
+    const auto colon = text.find(':');
+    if (colon == std::string::npos || colon == 0) return malformed();
+    best.metric = text.substr(0, colon);
+    std::string_view rest = std::string_view(text).substr(colon + 1);
+    const std::string_view mode = rest.substr(0, rest.find(':'));
+    if (mode != "min" && mode != "max") return malformed();
+    best.mode = mode == "min" ? config::BestMode::kMin : config::BestMode::kMax;
+    rest.remove_prefix(mode.size());
+    if (rest.empty()) return best;
+    rest.remove_prefix(1);
+    const auto [end, code] = std::from_chars(rest.data(), rest.data() + rest.size(), best.count);
+    if (code != std::errc{} || end != rest.data() + rest.size()) return malformed();
+    return best;
+}
+
+Result<void> set_retention(const RunOptions& options, config::CheckpointConfig& checkpoint) {
+    checkpoint.keep_last = options.keep_last;
+    checkpoint.keep_every_steps = options.keep_every_steps;
+    if (options.keep_best) {
+        auto best = parse_keep_best(*options.keep_best);
+        if (!best) return best.error();
+        checkpoint.keep_best = std::move(*best);
+    }
+    if (options.keep_bytes) {
+        const auto bytes = config::parse_bytes(*options.keep_bytes);
+        if (!bytes) {
+            return Error(bytes.error())
+                .while_doing("understand --keep-bytes '{}'", *options.keep_bytes);
+        }
+        checkpoint.keep_bytes = *bytes;
+    }
+    return {};
 }
 
 Result<config::JobConfig> job_of(const RunOptions& options, const std::string& state) {
@@ -36,7 +81,8 @@ Result<config::JobConfig> job_of(const RunOptions& options, const std::string& s
     job.checkpoint.directory = *directory;
     job.checkpoint.cadence.every_steps = options.every_steps;
     job.checkpoint.cadence.every_epochs = options.every_epochs;
-    if (options.every) {
+    job.checkpoint.cadence.is_automatic = options.every == "auto";
+    if (options.every && !job.checkpoint.cadence.is_automatic) {
         const auto every = config::parse_duration(*options.every);
         if (!every)
             return Error(every.error()).while_doing("understand --every '{}'", *options.every);
@@ -45,7 +91,7 @@ Result<config::JobConfig> job_of(const RunOptions& options, const std::string& s
     if (job.checkpoint.cadence == config::CadenceConfig{}) {
         job.checkpoint.cadence.every_time = std::chrono::minutes{10};
     }
-    job.checkpoint.keep_last = options.keep_last;
+    RETURN_IF_ERROR(set_retention(options, job.checkpoint));
     if (options.starts_fresh)
         job.checkpoint.on_no_valid_checkpoint = config::OnNoValidCheckpoint::kStartFresh;
     job.restart.max = options.restarts_max;

@@ -21,6 +21,9 @@ struct RunOptions {
     std::optional<std::uint64_t> every_epochs;
     std::optional<std::string> every;
     std::uint32_t keep_last = 3;
+    std::optional<std::uint64_t> keep_every_steps;
+    std::optional<std::string> keep_best;  // METRIC:min|max[:COUNT]
+    std::optional<std::string> keep_bytes;
     std::uint32_t restarts_max = 10;
     std::string grace = "30s";
     bool starts_fresh = false;  // on_no_valid_checkpoint

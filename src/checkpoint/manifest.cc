@@ -13,12 +13,13 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<std::pair<Reason, std::string_view>, 5> kReasons = {{
+constexpr std::array<std::pair<Reason, std::string_view>, 6> kReasons = {{
     {Reason::kCadence, "cadence"},
     {Reason::kSigterm, "sigterm"},
     {Reason::kNotice, "notice"},
     {Reason::kRequest, "request"},
     {Reason::kFinal, "final"},
+    {Reason::kImport, "import"},
 }};
 
 constexpr std::string_view kDigestStart = ",\n  \"digest\": \"";

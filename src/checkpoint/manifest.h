@@ -19,7 +19,7 @@ inline constexpr std::uint64_t kChunkBytes = std::uint64_t{4} << 20;
 // Bounds what is read before it is believed: 64 ranks of 200 GB have 3 million chunks of 35 bytes.
 inline constexpr std::uint64_t kManifestBytesMax = std::uint64_t{256} << 20;
 
-enum class Reason { kCadence, kSigterm, kNotice, kRequest, kFinal };
+enum class Reason { kCadence, kSigterm, kNotice, kRequest, kFinal, kImport };
 
 [[nodiscard]] std::string_view to_string(Reason reason);
 [[nodiscard]] std::optional<Reason> parse_reason(std::string_view text);

@@ -19,6 +19,7 @@ from conftest import (
     read_losses,
     wait_for,
 )
+from test_checkpoints import EXPORT_POINTS, PIN_POINTS, ROLLBACK_POINTS
 
 COMMIT_POINTS = [
     "commit: temporary directory made",
@@ -37,7 +38,8 @@ COMMIT_POINTS = [
 ]
 START_POINTS = ["start: incarnation journalled", "start: rank spawned"]
 SNAPSHOT_POINTS = ["snapshot: begun", "snapshot: half copied", "snapshot: copied", "snapshot: sealed"]
-QUARANTINE_POINTS = ["set aside: renamed"]  # test_damaged.py
+QUARANTINE_POINTS = ["set aside: renamed"]  # test_damaged.py, and test_checkpoints.py
+BY_HAND_POINTS = [*ROLLBACK_POINTS, *PIN_POINTS, *EXPORT_POINTS]  # test_checkpoints.py
 
 
 def test_every_crash_point_of_the_source_is_died_at_in_a_test() -> None:
@@ -45,7 +47,7 @@ def test_every_crash_point_of_the_source_is_died_at_in_a_test() -> None:
 
     named = {name for path in sources for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())}
 
-    assert named == {*COMMIT_POINTS, *START_POINTS, *SNAPSHOT_POINTS, *QUARANTINE_POINTS}
+    assert named == {*COMMIT_POINTS, *START_POINTS, *SNAPSHOT_POINTS, *QUARANTINE_POINTS, *BY_HAND_POINTS}
 
 
 def another_rank(place: Place, killed: set[int], step: int) -> int | None:
