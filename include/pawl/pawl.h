@@ -14,21 +14,28 @@
  *       pawl_progress progress = {.struct_size = sizeof progress, .step = ++step, .loss = loss};
  *       uint32_t actions;
  *       pawl_step(run, &progress, &actions);
- *       if (actions & PAWL_TAKE_SNAPSHOT) {   // pawl_snapshot_begin, lay out the image,
- * pawl_snapshot_seal
- *           ...
+ *       if (actions & PAWL_TAKE_SNAPSHOT) {
+ *           // pawl_snapshot_begin, lay out the image, pawl_snapshot_seal
  *       }
  *       if (actions & PAWL_STOP) break;
  *   }
  *
  * Errors: functions return PAWL_OK (0), PAWL_SKIPPED (1), or a negative pawl_error;
- * pawl_last_error() has the text. Only pawl_attach can fail for reasons that should end a trainer.
- * Afterwards a lost daemon or a mistake makes the run inert: steps cost nothing, no snapshot is
- * asked for, training continues.
+ * pawl_last_error() says which call, what was tried, why it failed and what happens now. Only
+ * pawl_attach can fail for reasons that should end a trainer. Afterwards a lost daemon makes the
+ * run inert: the call that notices returns PAWL_E_DISCONNECTED, once; from then on steps cost
+ * nothing, no snapshot is asked for, training continues.
  *
- * Threads: one run is used by one thread at a time, except pawl_request_stop. The library starts no
- * thread, installs no signal handler and never exits; it prints only if it finds a mistake of its
- * own.
+ * Threads: any number of runs in any threads; on one run one call at a time. A call that meets
+ * another one on its run returns PAWL_E_BUSY and does nothing. pawl_request_stop, pawl_version,
+ * pawl_error_name, pawl_rank, pawl_world_size and pawl_is_attached may be called at any time.
+ *
+ * Fork: a child (a data-loader worker) has a copy of its parent's run. Its calls do nothing and
+ * return PAWL_SKIPPED; its end, however it comes, and its pawl_detach leave the parent's run as it
+ * is.
+ *
+ * The library starts no thread, installs no signal handler, prints nothing, never exits, and lets
+ * no exception out. Call by call: docs/client.md.
  */
 #ifndef PAWL_PAWL_H
 #define PAWL_PAWL_H
@@ -50,17 +57,17 @@ typedef struct pawl_run pawl_run;
 
 enum pawl_error {
     PAWL_OK = 0,
-    PAWL_SKIPPED =
-        1, /* no snapshot this time: no free slot, or the run is inert; training goes on */
-    PAWL_E_INVALID = -1,
-    PAWL_E_NOT_FOUND = -2,
-    PAWL_E_CORRUPT = -3,
-    PAWL_E_UNSUPPORTED = -4,
-    PAWL_E_NO_SPACE = -5,
-    PAWL_E_IO = -6,
-    PAWL_E_BUSY = -7,
-    PAWL_E_DISCONNECTED = -8,
-    PAWL_E_INTERNAL = -9
+    /* Nothing was done, and training goes on: no free slot, an inert run, a forked child. */
+    PAWL_SKIPPED = 1,
+    PAWL_E_INVALID = -1,      /* an argument, a variable, or the order of calls */
+    PAWL_E_NOT_FOUND = -2,    /* a directory or file that should be there */
+    PAWL_E_CORRUPT = -3,      /* no valid checkpoint is left; an image that is no torch.save file */
+    PAWL_E_UNSUPPORTED = -4,  /* a newer format; another number of ranks */
+    PAWL_E_NO_SPACE = -5,     /* of disk or of memory */
+    PAWL_E_IO = -6,           /* the file system says no */
+    PAWL_E_BUSY = -7,         /* another pawl has the directory; another call has the run */
+    PAWL_E_DISCONNECTED = -8, /* pawld is gone, or was given up */
+    PAWL_E_INTERNAL = -9      /* a mistake of libpawl's own */
 };
 
 /* Bits of `actions`. */
@@ -71,8 +78,9 @@ enum pawl_action {
 
 enum pawl_phase { PAWL_PHASE_TRAINING = 1, PAWL_PHASE_EVALUATION = 2 };
 
-/* All structs begin with their size, set by the caller, so that they can grow. Zero means
- * "default". */
+/* All structs begin with their size, set by the caller (sizeof), so that they can grow: an older
+ * caller's is shorter, a newer one's longer, and what both know is used. Zero means "default". A
+ * size that no pawl.h can have set is PAWL_E_INVALID. */
 typedef struct pawl_attach_options {
     size_t struct_size;
     const char* framework; /* for the manifest: "LibTorch 1.13.1" */
@@ -109,20 +117,26 @@ typedef struct pawl_metric {
 
 /* "0.1.0" */
 PAWL_API const char* pawl_version(void);
-/* The text of this thread's last failed call; "" if none failed. Valid until the thread's next
- * call. */
+/* The text of this thread's last call, if that did not return PAWL_OK; else "". Valid until the
+ * thread's next call. */
 PAWL_API const char* pawl_last_error(void);
+/* "PAWL_E_INVALID"; never NULL. */
+PAWL_API const char* pawl_error_name(int code);
 
 /* Connects, waits for the daemon's verdict on what to resume from, and returns the run. Blocks
  * while checkpoints are verified. `options` may be NULL. On failure *run is NULL. */
 PAWL_API int pawl_attach(const pawl_attach_options* options, pawl_run** run);
-/* Frees the run. NULL is allowed. A snapshot that was begun and not sealed is dropped. */
+/* Ends the run. NULL is allowed; a second time does nothing. A snapshot that was begun and not
+ * sealed is dropped. */
 PAWL_API void pawl_detach(pawl_run* run);
 
 PAWL_API int pawl_rank(const pawl_run* run);
 PAWL_API int pawl_world_size(const pawl_run* run);
 /* 1 under a daemon, 0 standalone. */
 PAWL_API int pawl_is_attached(const pawl_run* run);
+/* "" while the run works; else why it does not ("pawld closed the connection"). Valid until
+ * pawl_detach. */
+PAWL_API const char* pawl_inert_reason(const pawl_run* run);
 
 PAWL_API int pawl_get_resume(const pawl_run* run, pawl_resume* resume);
 /* Unmaps the image, once it has been read. */
@@ -144,7 +158,7 @@ PAWL_API int pawl_snapshot_begin(pawl_run* run, uint64_t bytes, void** image);
  * to it faults from here on. Standalone, this writes and commits the checkpoint before it returns.
  */
 PAWL_API int pawl_snapshot_seal(pawl_run* run, const pawl_metric* metrics, size_t metric_count);
-/* Drops a begun snapshot; `why` is reported. */
+/* Drops a snapshot that was begun, or could not even be: `why` is reported. */
 PAWL_API int pawl_snapshot_abort(pawl_run* run, const char* why);
 
 /* Training is complete. Blocks until all ranks are here; may ask for a last snapshot. Then

@@ -43,6 +43,9 @@ public:
     int world_size() const { return pawl_world_size(run_.get()); }
     bool is_attached() const { return pawl_is_attached(run_.get()) != 0; }
 
+    // Empty while the run works; else why it does not, and training goes on without snapshots.
+    std::string inert_reason() const { return pawl_inert_reason(run_.get()); }
+
     pawl_resume resume() const {
         pawl_resume resume{};
         resume.struct_size = sizeof resume;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 
 namespace pawl {
 
@@ -29,6 +30,15 @@ FileLock& FileLock::operator=(FileLock&& other) noexcept {
     fd_ = std::move(other.fd_);
     owner_ = other.owner_;
     return *this;
+}
+
+Result<void> FileLock::check_is_at(const std::string& path) const {
+    struct stat held = {};
+    struct stat named = {};
+    if (::fstat(fd_.get(), &held) != 0) return error_from_errno("look at a lock that is held");
+    if (::stat(path.c_str(), &named) != 0) return error_from_errno("look for '{}'", path);
+    if (held.st_dev == named.st_dev && held.st_ino == named.st_ino) return {};
+    return make_error(ErrorKind::kNotFound, "'{}' is not the file that was locked", path);
 }
 
 // Forked children have the descriptor too: closing ours would leave it locked by theirs, and a

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <tuple>
 
 namespace pawl {
 
@@ -24,6 +25,15 @@ public:
     FileLock(const FileLock&) = delete;
     FileLock& operator=(const FileLock&) = delete;
     ~FileLock() { release(); }
+
+    // Whether `path` still names the locked file: a directory that was removed or replaced
+    // meanwhile is nobody's, or another's. kNotFound if it does not.
+    Result<void> check_is_at(const std::string& path) const;
+
+    // For those whose forked children live on: they must close it (flock(2) holds as long as anyone
+    // has the file open), and then drop their copy of this object, whose number is void.
+    [[nodiscard]] int descriptor() const { return fd_.get(); }
+    void forget() noexcept { std::ignore = fd_.release(); }
 
 private:
     void release();

@@ -22,16 +22,17 @@ void set_invariant_failure(InvariantFailure failure) {
 void invariant(bool holds, std::string_view what, const char* file, int line) {
     if (holds) [[likely]]
         return;
-    std::array<char, 512> text = {};
-    const int length =
-        std::snprintf(text.data(), text.size(), "pawl: broken invariant at %s:%d: %.*s\n", file,
-                      line, static_cast<int>(what.size()), what.data());
+    BrokenInvariant broken;
+    const int length = std::snprintf(broken.text.data(), broken.text.size(),
+                                     "pawl: broken invariant at %s:%d: %.*s", file, line,
+                                     static_cast<int>(what.size()), what.data());
+    if (g_failure == InvariantFailure::kThrow) throw broken;
     if (length > 0) {
+        const std::string_view text = broken.text.data();
         // Nothing can be done when even this fails.
-        [[maybe_unused]] const ssize_t written =
-            ::write(STDERR_FILENO, text.data(), static_cast<size_t>(length));
+        [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+        written = ::write(STDERR_FILENO, "\n", 1);
     }
-    if (g_failure == InvariantFailure::kThrow) throw BrokenInvariant{};
     std::abort();
 }
 

@@ -5,6 +5,7 @@
 // client inert instead, because a library never ends its host.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 namespace pawl {
@@ -13,7 +14,10 @@ namespace pawl {
 void invariant(bool holds, std::string_view what, const char* file = __builtin_FILE(),
                int line = __builtin_LINE());
 
-struct BrokenInvariant {};
+// What is thrown instead of a report on standard error. Needs no memory but its own.
+struct BrokenInvariant {
+    std::array<char, 512> text{};
+};
 
 enum class InvariantFailure { kAbort, kThrow };
 // kThrow raises BrokenInvariant, for libpawl, which catches it at its C border. Set once, at load.

@@ -1,12 +1,15 @@
 // Run: what the C ABI is made of; one implementation under a daemon, one without.
 //
 // client (libpawl): includes base, torchfile, staging, checkpoint; nothing includes it. Starts no
-// thread, installs no signal handler, prints nothing.
+// thread, installs no signal handler, prints nothing. What a caller can get wrong comes back as an
+// error, and exceptions are stopped in pawl.cc.
 #pragma once
 
 #include "base/result.h"
 #include "base/units.h"
+#include "client/origin.h"
 
+#include <atomic>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -25,6 +28,12 @@ struct AttachOptions {
     std::optional<std::uint64_t> every_epochs;
     std::optional<nanoseconds> every_time;
     std::uint32_t keep_last = 3;
+};
+
+// What a run shares with its handle, which outlives it.
+struct Shared {
+    Origin& origin;
+    const std::atomic<bool>& stop_requested;
 };
 
 struct Report {
@@ -57,28 +66,36 @@ public:
     [[nodiscard]] virtual const ResumePoint& resume_point() const = 0;
     virtual void release_resume() = 0;
 
-    [[nodiscard]] virtual Wanted step(const Report& report) = 0;
-    [[nodiscard]] virtual Wanted epoch_end(const Report& report, const Metrics& metrics) = 0;
+    // An inert run wants nothing, and fails no more: only the call that found the daemon gone does.
+    [[nodiscard]] virtual Result<Wanted> step(const Report& report) = 0;
+    [[nodiscard]] virtual Result<Wanted> epoch_end(const Report& report,
+                                                   const Metrics& metrics) = 0;
     enum class PollPhase { kTraining, kEvaluation };
-    [[nodiscard]] virtual Wanted poll(PollPhase phase) = 0;
+    [[nodiscard]] virtual Result<Wanted> poll(PollPhase phase) = 0;
 
     // An empty span: no snapshot this time.
     [[nodiscard]] virtual Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) = 0;
-    virtual Result<void> snapshot_seal(const Metrics& metrics) = 0;
-    virtual void snapshot_abort(const std::string& why) = 0;
+    enum class Sealing { kSealed, kSkipped };
+    [[nodiscard]] virtual Result<Sealing> snapshot_seal(const Metrics& metrics) = 0;
+    virtual Result<void> snapshot_abort(const std::string& why) = 0;
 
     [[nodiscard]] virtual Result<Wanted> finish() = 0;
     virtual Result<void> finish_wait() = 0;
-    virtual void request_stop() noexcept = 0;
+
+    // "" while it works; else what became of it.
+    [[nodiscard]] virtual const char* inert_reason() const noexcept = 0;
+    // An exception (want of memory, a mistake of ours) has ended a call in the middle.
+    virtual void interrupted(const char* why) noexcept = 0;
+    // In a forked child, before the destructor: session, lock and arenas are the parent's.
+    virtual void forget() noexcept = 0;
 };
 
 // Under the daemon whose socket is named, as the rank that the environment (RANK, WORLD_SIZE,
 // PAWL_INCARNATION) says.
 [[nodiscard]] Result<std::unique_ptr<Run>> attach_to_daemon(const std::string& socket,
-                                                            const AttachOptions& options);
-[[nodiscard]] Result<std::unique_ptr<Run>> run_standalone(const AttachOptions& options);
-
-// A whole number from the environment; nullopt if unset or empty, an error if it is none.
-[[nodiscard]] Result<std::optional<std::uint64_t>> number_from_environment(const char* name);
+                                                            const AttachOptions& options,
+                                                            const Shared& shared);
+[[nodiscard]] Result<std::unique_ptr<Run>> run_standalone(const AttachOptions& options,
+                                                          const Shared& shared);
 
 }  // namespace pawl::client

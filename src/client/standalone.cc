@@ -1,16 +1,16 @@
 // A run without a daemon: the same checkpoints, written by this process at the step that is due.
+// What goes wrong with the directory after attaching costs checkpoints, never the training.
 #include "base/clock.h"
 #include "base/file_lock.h"
 #include "base/file_system.h"
-#include "base/invariant.h"
 #include "checkpoint/cadence.h"
 #include "checkpoint/store.h"
+#include "client/arguments.h"
 #include "client/run.h"
 #include "staging/memory.h"
 
 #include <fcntl.h>
 
-#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -23,13 +23,19 @@ namespace {
 
 class StandaloneRun final : public Run {
 public:
-    explicit StandaloneRun(const AttachOptions& options)
-        : options_(options),
+    StandaloneRun(const AttachOptions& options, const Shared& shared)
+        : origin_(shared.origin),
+          stop_requested_(shared.stop_requested),
+          options_(options),
           fs_(make_posix_file_system()),
           store_(*fs_, clock_, ledger_, options.checkpoint_directory, options.job),
           cadence_{.every_steps = options.every_steps,
                    .every_epochs = options.every_epochs,
                    .every_time = options.every_time} {}
+
+    ~StandaloneRun() override { origin_.close_in_children(-1); }
+    StandaloneRun(const StandaloneRun&) = delete;
+    StandaloneRun& operator=(const StandaloneRun&) = delete;
 
     Result<void> open();
 
@@ -42,20 +48,34 @@ public:
         resume_mapping_ = staging::Mapping();
     }
 
-    [[nodiscard]] Wanted step(const Report& report) override;
-    [[nodiscard]] Wanted epoch_end(const Report& report, const Metrics& metrics) override;
-    [[nodiscard]] Wanted poll(PollPhase phase) override;
+    [[nodiscard]] Result<Wanted> step(const Report& report) override;
+    [[nodiscard]] Result<Wanted> epoch_end(const Report& report, const Metrics& metrics) override;
+    [[nodiscard]] Result<Wanted> poll(PollPhase phase) override;
     [[nodiscard]] Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) override;
-    Result<void> snapshot_seal(const Metrics& metrics) override;
-    void snapshot_abort(const std::string&) override { state_began_ = false; }
+    [[nodiscard]] Result<Sealing> snapshot_seal(const Metrics& metrics) override;
+    Result<void> snapshot_abort(const std::string& why) override;
     [[nodiscard]] Result<Wanted> finish() override;
-    Result<void> finish_wait() override { return std::exchange(final_result_, {}); }
-    void request_stop() noexcept override { stop_requested_ = true; }
+    Result<void> finish_wait() override;
+
+    [[nodiscard]] const char* inert_reason() const noexcept override { return ""; }
+    // The files on the disk are as a power cut would leave them, and the next try is made anew.
+    void interrupted(const char*) noexcept override { drop_image(); }
+    void forget() noexcept override {
+        origin_.let_go();
+        if (lock_) lock_->forget();
+    }
 
 private:
     [[nodiscard]] Wanted wanted(bool target_met, checkpoint::Reason reason);
     void aim();
+    void drop_image() noexcept {
+        state_began_ = false;
+        image_ = {};
+    }
+    [[nodiscard]] std::string lock_path() const { return join_path(store_.directory(), kLockName); }
 
+    Origin& origin_;
+    const std::atomic<bool>& stop_requested_;
     AttachOptions options_;
     SystemClock clock_;
     std::unique_ptr<FileSystem> fs_;
@@ -75,14 +95,15 @@ private:
     bool state_began_ = false;
     bool is_finishing_ = false;
     Result<void> final_result_;
-    std::atomic<bool> stop_requested_{false};
 };
 
 Result<void> StandaloneRun::open() {
     RETURN_IF_ERROR(create_directories(*fs_, store_.directory()));
-    auto lock = FileLock::take(join_path(store_.directory(), kLockName));
+    auto lock = FileLock::take(lock_path());
     if (!lock) return lock.error();
     lock_ = std::move(*lock);
+    // A worker that outlives this process must not keep the directory from the next.
+    origin_.close_in_children(lock_->descriptor());
     RETURN_IF_ERROR(store_.open());
     auto choice = store_.choose();
     if (!choice) return choice.error();
@@ -136,7 +157,7 @@ Wanted StandaloneRun::wanted(bool target_met, checkpoint::Reason reason) {
     return {.snapshot = target_met};
 }
 
-Wanted StandaloneRun::step(const Report& report) {
+Result<Wanted> StandaloneRun::step(const Report& report) {
     report_ = report;
     cadence_state_.furthest_step = report.step;
     const auto due = checkpoint::time_due(cadence_, cadence_state_);
@@ -145,25 +166,36 @@ Wanted StandaloneRun::step(const Report& report) {
     return wanted(time_met || step_met, checkpoint::Reason::kCadence);
 }
 
-Wanted StandaloneRun::epoch_end(const Report& report, const Metrics&) {
+Result<Wanted> StandaloneRun::epoch_end(const Report& report, const Metrics&) {
     report_ = report;
     cadence_state_.furthest_epoch = report.epoch;
     return wanted(target_.at_epoch && report.epoch >= *target_.at_epoch,
                   checkpoint::Reason::kCadence);
 }
 
-Wanted StandaloneRun::poll(PollPhase) {
+Result<Wanted> StandaloneRun::poll(PollPhase) {
     return wanted(false, checkpoint::Reason::kCadence);
 }
 
 Result<std::span<std::byte>> StandaloneRun::snapshot_begin(std::uint64_t bytes) {
+    if (state_began_) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "a snapshot is begun already: seal or abort it first. It stays as it is");
+    }
+    if (bytes > image_.max_size()) {
+        return make_error(ErrorKind::kNoSpace, "no process has memory for an image of {} bytes",
+                          bytes);
+    }
     image_.resize(bytes);
     state_began_ = true;
     return std::span(image_);
 }
 
-Result<void> StandaloneRun::snapshot_seal(const Metrics& metrics) {
-    invariant(state_began_, "a snapshot is begun before it is sealed");
+Result<Run::Sealing> StandaloneRun::snapshot_seal(const Metrics& metrics) {
+    if (!state_began_) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "no snapshot is begun: pawl_snapshot_begin comes first");
+    }
     state_began_ = false;
     cadence_state_.last_time = clock_.monotonic_now();
     aim();
@@ -174,13 +206,33 @@ Result<void> StandaloneRun::snapshot_seal(const Metrics& metrics) {
                                   .metrics = metrics,
                                   .pawl_version = PAWL_VERSION,
                                   .framework = options_.framework};
-    const auto committed = store_.commit(std::move(manifest), {{.rank = Rank{0}, .bytes = image_}},
-                                         {.keep_last = options_.keep_last});
-    if (!committed) {
-        if (is_finishing_) final_result_ = committed.error();
-        return committed.error();
+    const auto commit = [&]() -> Result<void> {
+        // Else it would be written where another pawl may be at work, or where nobody looks.
+        if (const auto here = lock_->check_is_at(lock_path()); !here) {
+            return Error(here.error())
+                .while_doing("write to '{}', which was removed or replaced since this run began",
+                             store_.directory());
+        }
+        const auto committed =
+            store_.commit(std::move(manifest), {{.rank = Rank{0}, .bytes = image_}},
+                          {.keep_last = options_.keep_last});
+        if (!committed) return committed.error();
+        return {};
+    };
+    if (const auto committed = commit(); !committed) {
+        const Error error = Error(committed.error())
+                                .consequence(
+                                    "Training goes on; the next checkpoint is tried as "
+                                    "planned");
+        if (is_finishing_) final_result_ = error;
+        return error;
     }
     durable_ = {report_.step, report_.epoch};
+    return Sealing::kSealed;
+}
+
+Result<void> StandaloneRun::snapshot_abort(const std::string&) {
+    state_began_ = false;
     return {};
 }
 
@@ -189,21 +241,31 @@ Result<Wanted> StandaloneRun::finish() {
     return Wanted{.snapshot = durable_ != std::pair{report_.step, report_.epoch}};
 }
 
+Result<void> StandaloneRun::finish_wait() {
+    if (!final_result_) return std::exchange(final_result_, {});
+    if (is_finishing_ && durable_ == std::pair{report_.step, report_.epoch}) return {};
+    return make_error(ErrorKind::kIo,
+                      "the last state (step {}, epoch {}) is not durable: no snapshot of it was "
+                      "sealed after pawl_finish",
+                      report_.step, report_.epoch);
+}
+
 }  // namespace
 
-Result<std::unique_ptr<Run>> run_standalone(const AttachOptions& options) {
-    const auto world_size = number_from_environment("WORLD_SIZE");
+Result<std::unique_ptr<Run>> run_standalone(const AttachOptions& options, const Shared& shared) {
+    const auto world_size = world_size_from_environment();
     if (!world_size) return world_size.error();
-    if (world_size->value_or(1) != 1) {
+    if (*world_size != 1) {
         return make_error(
             ErrorKind::kUnsupported,
             "a run of {} ranks needs pawld, which keeps them at one step: start it with "
             "'pawl run --ranks {} -- COMMAND'",
-            **world_size, **world_size);
+            *world_size, *world_size);
     }
-    auto run = std::make_unique<StandaloneRun>(options);
+    auto run = std::make_unique<StandaloneRun>(options, shared);
     if (const auto opened = run->open(); !opened) {
-        return Error(opened.error()).while_doing("resume from '{}'", options.checkpoint_directory);
+        return Error(opened.error())
+            .while_doing("use the checkpoint directory '{}'", options.checkpoint_directory);
     }
     return std::unique_ptr<Run>(std::move(run));
 }

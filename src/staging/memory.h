@@ -42,6 +42,11 @@ public:
     Result<void> protect(Access access);
     // Forked children (data-loader workers) do not get the mapping: they are no clients.
     Result<void> keep_from_children();
+    // In such a child: what is mapped there now is somebody else's, and is not unmapped.
+    void forget() noexcept {
+        address_ = nullptr;
+        bytes_ = 0;
+    }
 
 private:
     void* address_ = nullptr;

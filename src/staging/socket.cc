@@ -71,8 +71,12 @@ Result<UniqueFd> connect_to(const std::string& path) {
     do {
         code = ::connect(fd->get(), generic, sizeof address->socket) == 0 ? 0 : errno;
     } while (code == EINTR);
-    if (code != 0)
-        return error_from_code(code, fmt::format("connect to pawld's socket '{}'", path));
+    if (code != 0) {
+        const Error error =
+            error_from_code(code, fmt::format("connect to pawld's socket '{}'", path));
+        const bool is_nobody_there = code == ECONNREFUSED || code == ECONNRESET;
+        return is_nobody_there ? Error(ErrorKind::kCancelled, error.message()) : error;
+    }
     return fd;
 }
 

@@ -15,7 +15,8 @@ namespace pawl::staging {
 // directory.
 [[nodiscard]] Result<UniqueFd> listen_at(
     const std::string& path);  // replaces a stale socket; non-blocking
-[[nodiscard]] Result<UniqueFd> connect_to(const std::string& path);  // blocking
+// Blocking. kCancelled if the socket is there and nobody listens any more.
+[[nodiscard]] Result<UniqueFd> connect_to(const std::string& path);
 // nullopt when nobody is waiting. The connection is non-blocking; its user is ours or root, else
 // kBusy.
 [[nodiscard]] Result<std::optional<UniqueFd>> accept_from(int listener);

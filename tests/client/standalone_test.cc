@@ -181,7 +181,7 @@ TEST_F(StandaloneEdge, ASealWithoutABeginFailsAndTheRunGoesOn) {
 
     const int sealed = pawl_snapshot_seal(run.get(), nullptr, 0);
 
-    EXPECT_EQ(sealed, PAWL_E_INTERNAL);
+    EXPECT_EQ(sealed, PAWL_E_INVALID);
     EXPECT_STRNE(pawl_last_error(), "");
     save(run, 20);
     EXPECT_FALSE(manifest("000001-step-20").is_discarded());
@@ -193,7 +193,7 @@ TEST_F(StandaloneEdge, AnAbortedOrForgottenSnapshotLeavesNoCheckpoint) {
         step(run, 10);
         begin(run, 1);
         EXPECT_EQ(pawl_snapshot_abort(run.get(), nullptr), PAWL_OK);
-        EXPECT_EQ(pawl_snapshot_seal(run.get(), nullptr, 0), PAWL_E_INTERNAL);
+        EXPECT_EQ(pawl_snapshot_seal(run.get(), nullptr, 0), PAWL_E_INVALID);
         begin(run, 2);
     }
 
