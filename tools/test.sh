@@ -28,6 +28,9 @@ PAWL_WRITE_SAMPLE=$PWD/build/bin/write_sample /usr/bin/python3 -m pytest -q -p n
 say "configuration: examples, schema, parser and reference agree"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/config
 
+say "libpawl as others build with it"
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/client
+
 say "end to end: real processes, killed for real"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e
 

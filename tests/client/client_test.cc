@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
-extern "C" int pawl_abi_check(const char* directory);
+extern "C" int pawl_abi_check(const char* directory, const void* image, std::uint64_t image_bytes);
 
 namespace pawl {
 namespace {
@@ -70,7 +70,10 @@ std::string attach_error(const pawl_attach_options& options) {
 TEST(CAbi, IsUsableFromC11) {
     const fakes::TemporaryDirectory place;
 
-    EXPECT_EQ(pawl_abi_check((place.path() + "/checkpoints").c_str()), 0)
+    const auto image = checkpoint::sample_image(64, 1);
+
+    EXPECT_EQ(pawl_abi_check((place.path() + "/checkpoints").c_str(), image.data(), image.size()),
+              0)
         << "the line in abi.c that does not hold";
 }
 

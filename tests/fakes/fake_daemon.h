@@ -34,6 +34,7 @@ public:
         EXPECT_NE(wanted, nullptr) << "the rank said " << staging::encode(*message);
         return wanted == nullptr ? std::nullopt : std::optional(*wanted);
     }
+    // A rank that has hung up hears nothing, and the test is none the worse.
     void send(const staging::DaemonMessage& message, const std::vector<int>& descriptors = {});
 
     // Hello, Welcome; Resume with nothing to resume from.
@@ -46,8 +47,13 @@ public:
     }
     void ask_for(const staging::Control& control);
     [[nodiscard]] std::optional<staging::Progress> progress() const;
+    void grant(const staging::ArenaRequest& request);
     // Answers the ArenaRequest that comes next.
-    void grant_arena();
+    void grant_arena() {
+        const auto request = expect<staging::ArenaRequest>();
+        ASSERT_TRUE(request.has_value());
+        grant(*request);
+    }
 
 private:
     UniqueFd socket_;
@@ -58,19 +64,22 @@ private:
 class FakeDaemon {
 public:
     using Script = std::function<void(FakeSession&)>;
-    // Runs `script` for the first rank that connects. PAWL_SOCKET names it while it is there.
+    // Runs `script` for the first rank that connects, if one does. PAWL_SOCKET names it while it is
+    // there.
     explicit FakeDaemon(Script script);
     ~FakeDaemon();
     FakeDaemon(const FakeDaemon&) = delete;
     FakeDaemon& operator=(const FakeDaemon&) = delete;
 
-    // Waits for the script's end: after it the daemon is dead.
+    // Waits for the script's end: after it the daemon is dead. A rank must have connected, or do
+    // so.
     void join();
 
 private:
     TemporaryDirectory place_;
     std::string path_ = place_.path() + "/rank.sock";
     UniqueFd listener_;
+    UniqueFd over_;  // an eventfd: nobody will connect any more
     std::thread thread_;
 };
 
