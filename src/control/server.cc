@@ -1,23 +1,28 @@
-// See server.h. cpp-httplib speaks HTTP; routes and texts are ours.
+// See server.h. cpp-httplib is the client only: its server (0.11) reads a head of any length, and a
+// few silent clients keep all its threads.
 #include "control/server.h"
 
+#include "base/fd.h"
 #include "base/units.h"
 
 #include <httplib.h>
-#include <nlohmann/json.hpp>
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
+#include <array>
+#include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace pawl::control {
 namespace {
-
-using nlohmann::json;
 
 int http_status_of(ErrorKind kind) {
     switch (kind) {
@@ -32,9 +37,31 @@ int http_status_of(ErrorKind kind) {
     }
 }
 
-void answer_error(httplib::Response& response, int status, const std::string& text) {
-    response.status = status;
-    response.set_content(json{{"error", text}}.dump() + "\n", "application/json");
+Answer answer_of(const Error& error) {
+    return error_answer(http_status_of(error.kind()), error.text());
+}
+
+using Parts = std::vector<std::string>;
+constexpr std::array<std::string_view, 2> kVerbs = {"checkpoint", "stop"};
+constexpr std::array<std::string_view, 5> kTables = {"events", "progress", "epochs", "incarnations",
+                                                     "checkpoints"};
+
+template <std::size_t count>
+bool is_one_of(std::string_view word, const std::array<std::string_view, count>& words) {
+    return std::ranges::find(words, word) != words.end();
+}
+
+bool is_job_name(std::string_view name) {
+    constexpr std::string_view kLetters =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    return !name.empty() && name.find_first_not_of(kLetters) == std::string_view::npos;
+}
+
+constexpr int kBacklog = 128;
+
+const struct sockaddr* generic(const struct sockaddr_un* address) {
+    const void* const untyped = address;
+    return static_cast<const struct sockaddr*>(untyped);
 }
 
 // sockaddr_un holds 107 bytes; longer paths are reached through their directory's descriptor.
@@ -59,45 +86,41 @@ struct ShortPath {
 }  // namespace
 
 struct Server::Implementation {
-    httplib::Server http;
-    std::thread thread;
-    std::atomic<bool> has_ended{false};
     std::string socket_path;
     Handlers handlers;
+    std::unique_ptr<Listener> listener;
 
-    void add_routes() {
-        http.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
-            response.set_content("ok\n", "text/plain");
-        });
-        http.Get("/v1/status", [this](const httplib::Request&, httplib::Response& response) {
-            response.set_content(handlers.status_json(), "application/json");
-        });
-        http.Post(R"(/v1/jobs/([A-Za-z0-9._-]+)/(checkpoint|stop|rollback/[A-Za-z0-9-]+))",
-                  [this](const httplib::Request& request, httplib::Response& response) {
-                      const auto done = handlers.command(request.matches[1], request.matches[2]);
-                      if (!done) {
-                          return answer_error(response, http_status_of(done.error().kind()),
-                                              done.error().text());
-                      }
-                      response.status = 202;
-                      response.set_content("{}\n", "application/json");
-                  });
-        http.Post("/v1/reload", [this](const httplib::Request&, httplib::Response& response) {
+    [[nodiscard]] Answer answer(const Request& request) const {
+        const auto& parts = request.parts;
+        const bool is_get = request.method == "GET";
+        if (is_get && parts == Parts{"healthz"})
+            return {.body = "ok\n", .content_type = "text/plain"};
+        if (is_get && parts == Parts{"v1", "status"}) return {.body = handlers.status_json()};
+        const bool is_post = request.method == "POST";
+        if (is_post && parts == Parts{"v1", "reload"}) {
             const auto changes = handlers.reload();
-            if (!changes) {
-                return answer_error(response, http_status_of(changes.error().kind()),
-                                    changes.error().text());
-            }
-            response.set_content(*changes, "application/json");
-        });
-        http.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
-            if (!response.body.empty()) return;
-            const char* const what = response.status == 404
-                                         ? "no such thing"
-                                         : "bad request (a POST needs a Content-Length)";
-            answer_error(response, response.status,
-                         fmt::format("{}: {} {}", what, request.method, request.path));
-        });
+            return changes ? Answer{.body = *changes} : answer_of(changes.error());
+        }
+        const bool is_of_job =
+            parts.size() == 4 && parts[0] == "v1" && parts[1] == "jobs" && is_job_name(parts[2]);
+        if (is_of_job && is_one_of(parts[3], kTables) && is_get) return history(request);
+        if (is_of_job && is_one_of(parts[3], kVerbs) && is_post) {
+            const auto done = handlers.command(parts[2], parts[3]);
+            return done ? Answer{.http_status = 202, .body = "{}\n"} : answer_of(done.error());
+        }
+        const bool is_rollback = parts.size() == 5 && parts[0] == "v1" && parts[1] == "jobs" &&
+                                 is_job_name(parts[2]) && parts[3] == "rollback";
+        if (is_rollback && is_post) {
+            const auto done = handlers.command(parts[2], fmt::format("rollback/{}", parts[4]));
+            return done ? Answer{.http_status = 202, .body = "{}\n"} : answer_of(done.error());
+        }
+        return error_answer(404, fmt::format("no such thing: {} {}", request.method, request.path));
+    }
+
+    [[nodiscard]] Answer history(const Request& request) const {
+        const auto answer = handlers.history(
+            {.job = request.parts[2], .table = request.parts[3], .parameters = request.parameters});
+        return answer ? Answer{.body = *answer} : answer_of(answer.error());
     }
 };
 
@@ -105,41 +128,58 @@ Server::Server(std::unique_ptr<Implementation> implementation)
     : implementation_(std::move(implementation)) {
 }
 
-Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Handlers handlers) {
-    auto implementation = std::make_unique<Implementation>();
-    implementation->socket_path = socket_path;
-    implementation->handlers = std::move(handlers);
-    httplib::Server& http = implementation->http;
-    http.set_address_family(AF_UNIX);
-    http.set_payload_max_length(64 * 1024);
-    http.set_keep_alive_max_count(1);
-    http.new_task_queue = [] { return new httplib::ThreadPool(4); };
-    implementation->add_routes();
+Result<std::unique_ptr<Server>> Server::start(const std::string& socket_path, Handlers handlers,
+                                              ListenerLimits limits) {
     if (::unlink(socket_path.c_str()) != 0 && errno != ENOENT) {
         return error_from_errno("remove old control socket '{}'", socket_path);
     }
-    constexpr int kAnyPort = 80;  // httplib wants one; a Unix socket has none
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket.is_open()) return error_from_errno("make control socket '{}'", socket_path);
     const ShortPath path(socket_path);
-    if (!http.bind_to_port(path.text.c_str(), kAnyPort)) {
+    struct sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.text.size() >= sizeof address.sun_path) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "the control socket '{}' can't be reached by a name "
+                          "short enough for a socket",
+                          socket_path);
+    }
+    path.text.copy(&address.sun_path[0], path.text.size());
+    // Restricted before it listens: nobody else connects in between.
+    if (::bind(socket.get(), generic(&address), sizeof address) != 0 ||
+        ::chmod(socket_path.c_str(), 0660) != 0 || ::listen(socket.get(), kBacklog) != 0) {
         return error_from_errno("listen on control socket '{}'", socket_path);
     }
-    if (::chmod(socket_path.c_str(), 0660) != 0)
-        return error_from_errno("restrict '{}'", socket_path);
-    Implementation* const raw = implementation.get();
-    implementation->thread = std::thread([raw] {
-        raw->http.listen_after_bind();
-        raw->has_ended = true;
-    });
-    // httplib 0.11 can be stopped only once it runs, and tells no one when that is.
-    while (!http.is_running() && !raw->has_ended)
-        std::this_thread::yield();
+    auto implementation = std::make_unique<Implementation>();
+    implementation->socket_path = socket_path;
+    implementation->handlers = std::move(handlers);
+    std::vector<UniqueFd> sockets;
+    sockets.push_back(std::move(socket));
+    const Implementation* const raw = implementation.get();
+    implementation->listener = std::make_unique<Listener>(
+        std::move(sockets), [raw](const Request& request) { return raw->answer(request); }, limits);
     return std::unique_ptr<Server>(new Server(std::move(implementation)));
 }
 
 Server::~Server() {
-    implementation_->http.stop();
-    implementation_->thread.join();
+    implementation_->listener.reset();
     ::unlink(implementation_->socket_path.c_str());
+}
+
+std::string target_of(const HistoryRequest& request) {
+    std::string target = fmt::format("/v1/jobs/{}/{}", request.job, request.table);
+    char separator = '?';
+    for (const auto& [name, value] : request.parameters) {
+        target += fmt::format("{}{}=", std::exchange(separator, '&'), name);
+        for (const char letter : value) {
+            const bool is_plain =
+                (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') ||
+                (letter >= '0' && letter <= '9') || letter == '-' || letter == '.' || letter == '_';
+            target += is_plain ? std::string(1, letter)
+                               : fmt::format("%{:02X}", static_cast<unsigned char>(letter));
+        }
+    }
+    return target;
 }
 
 Result<Response> call(const std::string& socket_path, Method method, const std::string& target,
@@ -154,7 +194,7 @@ Result<Response> call(const std::string& socket_path, Method method, const std::
     client.set_connection_timeout(2);
     client.set_read_timeout(limit.count());
     auto result = method == Method::kGet ? client.Get(target) : client.Post(target);
-    // The server's queue of five is full for a moment when many ask at once.
+    // A server that has many at once closes one that it has not begun with.
     constexpr int kTriesMax = 10;
     for (int i = 1; i < kTriesMax && !result && result.error() == httplib::Error::Connection; ++i) {
         std::this_thread::sleep_for(milliseconds{10});
