@@ -7,7 +7,9 @@
 #include "base/worker.h"
 #include "control/server.h"
 #include "control/status.h"
+#include "daemon/history.h"
 #include "daemon/job.h"
+#include "daemon/journal_queue.h"
 #include "daemon/reload.h"
 #include "daemon/service_manager.h"
 #include "journal/journal.h"
@@ -55,10 +57,13 @@ public:
 private:
     [[nodiscard]] Result<void> open();
     [[nodiscard]] Result<void> open_journal();
+    void tell_what_was_lost();
+    void journal_changed(const journal::Health& health);
     void catch_signals();
     void stop(const std::string& by);
     void job_concluded();
     void publish_status();
+    [[nodiscard]] control::JournalStatus journal_status() const;
     [[nodiscard]] std::string status_json();
     [[nodiscard]] std::string describe() const;
     [[nodiscard]] Result<void> command(const std::string& job, const std::string& verb);
@@ -76,6 +81,7 @@ private:
     std::unique_ptr<supervisor::ProcessRunner> processes_;
     WallTime started_;
     std::optional<FileLock> lock_;
+    journal::OpenReport journal_opened_;
     std::unique_ptr<journal::Journal> journal_;
 
     Loop loop_;
@@ -87,28 +93,84 @@ private:
     control::DaemonStatus status_;
 
     // Destroyed in this order: control first (its threads post to the loop), then the reloader (it
-    // holds jobs that are being opened), the journal worker (its tasks use the jobs), the jobs.
+    // holds jobs that are being opened), the journal worker (its tasks use the queue and the jobs),
+    // the queue, the jobs.
     std::vector<std::unique_ptr<JobRunner>> jobs_;
+    std::unique_ptr<JournalQueue> journal_queue_;
     std::unique_ptr<Worker> journal_worker_;
     std::unique_ptr<Reloader> reloader_;
     std::unique_ptr<control::Server> control_;
 };
 
 Result<void> Daemon::open_journal() {
-    journal::OpenReport opened;
-    auto journal = journal::Journal::open(join_path(options_.config.state_directory, "journal"),
-                                          clock_, opened);
-    if (!journal) return journal.error();
-    journal_ = std::move(*journal);
-    if (!opened.moved_aside_to.empty()) {
+    const std::string path = join_path(options_.config.state_directory, "journal");
+    auto journal = journal::Journal::open(path, clock_, journal_opened_);
+    if (journal) {
+        journal_ = std::move(*journal);
+    } else {
+        // Of another daemon, or of a newer pawl: that is for a person to decide.
+        const ErrorKind kind = journal.error().kind();
+        if (kind == ErrorKind::kBusy || kind == ErrorKind::kUnsupported) return journal.error();
         reporter_.event(
             "", ReportLevel::kWarning,
-            fmt::format(
-                "the journal was damaged ({}); it was moved to '{}' and a new one is rebuilt from "
-                "the checkpoints' manifests",
-                opened.damage, opened.moved_aside_to));
+            Error(journal.error())
+                .consequence("Training goes on without history; it is tried again every "
+                             "{}",
+                             format_duration(journal::Journal::kReopenDelay))
+                .text());
+        journal_ = journal::Journal::open_later(path, clock_, journal.error());
     }
+    journal_->on_health_change([this](const journal::Health& health) {
+        loop_.post([this, health] { journal_changed(health); });
+    });
     return {};
+}
+
+// In the log and, for each job, in the journal that was begun.
+void Daemon::tell_what_was_lost() {
+    std::string text;
+    if (!journal_opened_.moved_aside_to.empty()) {
+        text = fmt::format(
+            "the journal was damaged ({}); it was moved to '{}' and a new one is rebuilt from the "
+            "checkpoints' manifests: events, progress and incarnations of before are only in the "
+            "old one{}",
+            journal_opened_.damage, journal_opened_.moved_aside_to,
+            journal_opened_.pruned.empty()
+                ? ""
+                : fmt::format("; of earlier damaged ones {} too many were removed",
+                              journal_opened_.pruned.size()));
+    } else if (!journal_opened_.repaired.empty()) {
+        text = fmt::format(
+            "the journal was damaged: {}; the rest is sound, and what the "
+            "checkpoints' manifests hold is rebuilt",
+            journal_opened_.repaired);
+    }
+    if (text.empty()) return;
+    reporter_.event("", ReportLevel::kWarning, text);
+    for (const auto& job : jobs_)
+        job->note(ReportLevel::kWarning, "journal_damaged", text);
+}
+
+// Once when writes begin to fail, and once when they arrive again.
+void Daemon::journal_changed(const journal::Health& health) {
+    publish_status();
+    if (health.is_failing) {
+        reporter_.event("", ReportLevel::kWarning,
+                        health.why +
+                            ". Training goes on; its history is lost until the journal "
+                            "takes writes again");
+        return;
+    }
+    std::string text = fmt::format(
+        "the journal takes writes again: since {} it had not ({}), and {} "
+        "of its records {} lost",
+        format_time(health.since.value_or(clock_.wall_now())), health.why, health.lost,
+        health.lost == 1 ? "is" : "are");
+    if (!health.moved_aside_to.empty())
+        text += fmt::format("; it was damaged, and lies in '{}'", health.moved_aside_to);
+    reporter_.event("", ReportLevel::kInfo, text);
+    for (const auto& job : jobs_)
+        job->note(ReportLevel::kWarning, "journal", text);
 }
 
 Result<void> Daemon::open() {
@@ -121,6 +183,7 @@ Result<void> Daemon::open() {
     RETURN_IF_ERROR(supervisor::become_subreaper());
 
     journal_worker_ = std::make_unique<Worker>("journal");
+    journal_queue_ = std::make_unique<JournalQueue>(*journal_, *journal_worker_);
     for (const config::JobConfig& job : options_.config.jobs) {
         jobs_.push_back(make_job(job));
         auto opened = jobs_.back()->open();
@@ -138,13 +201,18 @@ Result<void> Daemon::open() {
                          .make_job = [this](const config::JobConfig& job) { return make_job(job); },
                          .set_log_level = options_.set_log_level,
                          .changed = [this] { publish_status(); }});
+    tell_what_was_lost();
     publish_status();
     auto control = control::Server::start(
         options_.config.control.socket,
         {.status_json = [this] { return status_json(); },
          .command = [this](const std::string& job,
                            const std::string& verb) { return command(job, verb); },
-         .reload = [this] { return reload(); }});
+         .reload = [this] { return reload(); },
+         .history =
+             [this](const control::HistoryRequest& request) {
+                 return answer_history(*journal_, request, clock_.wall_now());
+             }});
     if (!control) return control.error();
     control_ = std::move(*control);
     return {};
@@ -158,6 +226,7 @@ std::unique_ptr<JobRunner> Daemon::make_job(const config::JobConfig& job) {
                          .processes = *processes_,
                          .journal = *journal_,
                          .journal_worker = *journal_worker_,
+                         .history = *journal_queue_,
                          .reporter = reporter_,
                          .state_directory = options_.config.state_directory,
                          .environment = own_environment(),
@@ -237,11 +306,20 @@ void Daemon::publish_status() {
                                  .pid = ::getpid(),
                                  .started = started_,
                                  .now = clock_.wall_now(),
-                                 .state_directory = options_.config.state_directory};
+                                 .state_directory = options_.config.state_directory,
+                                 .journal = journal_status()};
     for (const auto& job : jobs_)
         status.jobs.push_back(job->status());
     const std::lock_guard guard(status_mutex_);
     status_ = std::move(status);
+}
+
+control::JournalStatus Daemon::journal_status() const {
+    const journal::Health health = journal_->health();
+    return {.is_failing = health.is_failing,
+            .why = health.why,
+            .lost = health.lost,
+            .since = health.since};
 }
 
 // On a control thread.
@@ -252,6 +330,7 @@ std::string Daemon::status_json() {
         status = status_;
     }
     status.now = clock_.wall_now();
+    status.journal = journal_status();
     return control::to_json(status);
 }
 

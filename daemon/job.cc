@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace pawl::daemon {
@@ -82,13 +83,27 @@ Result<void> JobRunner::open() {
     RETURN_IF_ERROR(create_directories(services_.fs, sockets));
     job_key_ = fmt::format("{}:{}", real_path(services_.state_directory), config_.name);
     socket_path_ = join_path(real_path(sockets), config_.name + ".sock");
+    if (const auto read = read_history(); !read) {
+        history_unread_ = Error(read.error())
+                              .consequence(
+                                  "The job goes on without its history: the checkpoint "
+                                  "directory says what to resume from")
+                              .text();
+    }
+    const auto last = last_incarnation_in(services_.fs, store_);
+    if (last) job_.incarnation = std::max(job_.incarnation.value_or(*last), *last);
+    return {};
+}
+
+// What is not in the directory: numbers that were given already, and what became of checkpoints.
+Result<void> JobRunner::read_history() {
     const auto known = services_.journal.checkpoints(config_.name);
     if (!known) return known.error();
     for (const auto& record : *known)
         store_.set_sequence_floor(record.sequence);
-    const auto incarnations = services_.journal.incarnations(config_.name);
-    if (!incarnations) return incarnations.error();
-    if (!incarnations->empty()) job_.incarnation = incarnations->back().incarnation;
+    const auto last = services_.journal.last_incarnation(config_.name);
+    if (!last) return last.error();
+    job_.incarnation = *last;
     const auto added = reconcile(services_.journal, services_.fs, config_.name, store_);
     if (!added) return added.error();
     checkpoints_reconciled_ = *added;
@@ -105,6 +120,7 @@ Result<void> JobRunner::listen() {
     if (!server)
         return Error(server.error()).while_doing("listen for the ranks of job '{}'", config_.name);
     server_ = std::move(*server);
+    if (!history_unread_.empty()) report(ReportLevel::kWarning, "journal", history_unread_);
     if (checkpoints_reconciled_ > 0) {
         report(ReportLevel::kInfo, "journal_rebuilt",
                fmt::format("{} checkpoints of '{}' were not in the journal and are now",
@@ -163,30 +179,43 @@ void JobRunner::report(ReportLevel level, const std::string& kind, const std::st
     last_event_ = text;
     services_.reporter.event(config_.name, level, text);
     services_.changed();
-    services_.journal_worker.post([this, kind, text, level, now = services_.clock.wall_now()] {
-        journal::EventRecord record{
-            .time = now, .severity = severity_of(level), .kind = kind, .text = text};
-        const auto written = services_.journal.append_event(config_.name, record);
-        if (written) return;
-        services_.loop.post([this, why = written.error().text()] {
-            services_.reporter.event(config_.name, ReportLevel::kWarning, why);
-        });
+    note(level, kind, text);
+}
+
+void JobRunner::note(ReportLevel level, const std::string& kind, const std::string& text) {
+    journal::EventRecord record{.time = services_.clock.wall_now(),
+                                .severity = severity_of(level),
+                                .kind = kind,
+                                .text = text};
+    write_journal([this, record]() mutable -> Result<void> {
+        return services_.journal.append_event(config_.name, record);
     });
 }
 
 void JobRunner::write_journal(std::function<Result<void>()> write) {
-    services_.journal_worker.post([this, write = std::move(write)] {
-        const auto written = write();
-        if (written) return;
-        services_.loop.post([this, why = written.error().text()] {
-            report(ReportLevel::kWarning, "journal", why);
-        });
-    });
+    services_.history.post([write = std::move(write)] { static_cast<void>(write()); });
 }
 
 void JobRunner::start() {
     plan_first_scrub();
+    check_history();
     stop_leftovers();
+}
+
+// Damaged records are passed over wherever they would occur; said once, at the start.
+void JobRunner::check_history() {
+    write_journal([this]() -> Result<void> {
+        const auto unreadable = services_.journal.count_unreadable(config_.name);
+        if (!unreadable || unreadable->count == 0) return {};
+        services_.loop.post([this, found = *unreadable] {
+            report(
+                ReportLevel::kWarning, "journal",
+                fmt::format("{} of this job's records in the journal can't be read and {} passed "
+                            "over; the first: {}",
+                            found.count, found.count == 1 ? "is" : "are", found.first));
+        });
+        return {};
+    });
 }
 
 void JobRunner::request_stop(const std::string& by) {

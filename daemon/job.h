@@ -16,6 +16,7 @@
 #include "checkpoint/store.h"
 #include "config/config.h"
 #include "control/status.h"
+#include "daemon/journal_queue.h"
 #include "daemon/ledger.h"
 #include "daemon/rank.h"
 #include "daemon/reporter.h"
@@ -25,8 +26,10 @@
 #include "supervisor/job_policy.h"
 #include "supervisor/process.h"
 
+#include <cstdint>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,7 +44,8 @@ struct JobServices {
     FileSystem& fs;
     supervisor::ProcessRunner& processes;
     journal::Journal& journal;
-    Worker& journal_worker;
+    Worker& journal_worker;  // for what must be written; history goes through the queue
+    JournalQueue& history;
     Reporter& reporter;
     std::string state_directory;
     std::vector<std::string> environment;  // the daemon's own, NAME=VALUE
@@ -63,6 +67,8 @@ public:
     // Removes ranks that a dead daemon left, then starts.
     void start();
     void request_stop(const std::string& by);
+    // An event of the job's that was not its own doing: kept, not shown.
+    void note(ReportLevel level, const std::string& kind, const std::string& text);
     Result<void> request_checkpoint();
     // What applies at once does, what applies at a launch waits for the next one.
     void reconfigure(const config::JobConfig& wanted);
@@ -100,14 +106,17 @@ private:
         bool is_over = false;  // nothing of it is left
         WallTime started;
         std::string cause;
+        std::map<std::uint64_t, WallTime> asked;  // when each request was first published
     };
 
     // job.cc: policy and its actions
     void happened(const supervisor::Event& event);
     void act(const supervisor::Action& action);
     void report(ReportLevel level, const std::string& kind, const std::string& text);
-    // On the journal worker; a failure is reported and costs history, nothing else.
+    // On the journal worker; a failure costs history, nothing else. The journal says so itself.
     void write_journal(std::function<Result<void>()> write);
+    [[nodiscard]] Result<void> read_history();
+    void check_history();
     void wake();
     void conclude();
 
@@ -171,6 +180,7 @@ private:
     std::string socket_path_;
     std::optional<FileLock> directory_lock_;
     std::size_t checkpoints_reconciled_ = 0;
+    std::string history_unread_;  // why the journal could not be read, if so
     JournalLedger ledger_;
     checkpoint::Store store_;
     std::unique_ptr<staging::RankServer> server_;

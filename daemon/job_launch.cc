@@ -21,6 +21,17 @@ double draw_jitter() {
     return std::uniform_real_distribution<double>(0, 1)(device);
 }
 
+std::optional<journal::RankExit> record_of(const std::optional<supervisor::ExitStatus>& exit) {
+    if (!exit) return std::nullopt;
+    journal::RankExit record{.text = exit->describe()};
+    if (exit->cause == supervisor::ExitCause::kSignal) {
+        record.signal = exit->number;
+    } else if (exit->cause != supervisor::ExitCause::kCouldNotStart) {
+        record.code = exit->number;
+    }
+    return record;
+}
+
 // A file that has grown too large makes room at the next start: nothing writes to it then.
 void rotate(FileSystem& fs, const std::string& path, std::uint64_t at_bytes) {
     const auto status = fs.status(path);
@@ -62,11 +73,9 @@ void JobRunner::launch(Incarnation number) {
     services_.journal_worker.post(
         [this, number,
          record = journal::IncarnationRecord{.incarnation = number, .started = launch_->started}] {
-            auto written = services_.journal.put_incarnation(config_.name, record);
-            services_.loop.post([this, number, written] {
-                if (!written) report(ReportLevel::kWarning, "journal", written.error().text());
-                spawn_ranks(number);
-            });
+            // Where it can't be written, ranks are found by their key all the same.
+            static_cast<void>(services_.journal.put_incarnation(config_.name, record));
+            services_.loop.post([this, number] { spawn_ranks(number); });
         });
 }
 
@@ -118,6 +127,8 @@ void JobRunner::skip_ranks(Incarnation number) {
 
 Result<void> JobRunner::spawn_rank(RankHolder& rank, const RankEnvironment& environment) {
     rotate(services_.fs, rank.output_path, config_.output_rotate_at);
+    if (const auto output = services_.fs.status(rank.output_path))
+        rank.output_begin = *output ? (*output)->bytes : 0;
     std::vector<std::string> base = services_.environment;
     for (const auto& variable : config_.environment) {
         const std::string name = variable.first + "=";
@@ -149,7 +160,9 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
         if (!rank.process) continue;
         record.ranks.push_back({.rank = rank.rank,
                                 .pid = rank.process->pid,
-                                .start_ticks = rank.process->start_ticks});
+                                .start_ticks = rank.process->start_ticks,
+                                .exit = record_of(rank.exit),
+                                .output_begin = rank.output_begin});
     }
     if (launch_->verdict && launch_->verdict->chosen) {
         record.resumed_from = launch_->verdict->chosen->sequence;
@@ -158,6 +171,7 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
     if (state == journal::IncarnationState::kEnded) {
         record.ended = services_.clock.wall_now();
         record.cause = launch_->cause;
+        record.last_step = shown_step_;
     }
     write_journal(
         [this, record] { return services_.journal.put_incarnation(config_.name, record); });
@@ -242,6 +256,7 @@ void JobRunner::rank_may_have_exited(Incarnation number, Rank id) {
     auto exit = services_.processes.take_exit(*rank.process);
     if (!exit) return;
     rank.has_exited = true;
+    rank.exit = *exit;
     rank.exit_watcher.reset();
     // The page still says how far it came.
     rank.read_progress();
@@ -359,6 +374,9 @@ void JobRunner::stop_leftovers() {
         ended.state = journal::IncarnationState::kEnded;
         ended.ended = services_.clock.wall_now();
         ended.cause = "its daemon died";
+        const auto progress = services_.journal.progress(config_.name, 1);
+        if (progress && !progress->empty() && progress->back().incarnation == ended.incarnation)
+            ended.last_step = progress->back().step;
         if (const auto written = services_.journal.put_incarnation(config_.name, ended); !written) {
             report(ReportLevel::kWarning, "journal", written.error().text());
         }

@@ -250,6 +250,7 @@ void JobRunner::snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed&
 void JobRunner::carry_out(const checkpoint::CoordinatorActions& actions) {
     for (const checkpoint::CoordinatorAction& action : actions) {
         if (const auto* control = std::get_if<checkpoint::SetControl>(&action)) {
+            launch_->asked.try_emplace(control->control.request, services_.clock.wall_now());
             for (const RankHolder& rank : launch_->ranks)
                 rank.write_control(control->control);
             // Ranks that wait in `finish` look at nothing but messages.
@@ -314,7 +315,14 @@ void JobRunner::persist(const checkpoint::Persist& work) {
                                   .pawl_version = PAWL_VERSION,
                                   .framework = launch_->ranks.front().framework};
     if (launch_->verdict->chosen) manifest.parent = launch_->verdict->chosen->sequence;
-    checkpoint_worker_.post([this, number = launch_->number, work, manifest, held] {
+    JournalLedger::Origin origin{.request = work.request,
+                                 .snapshotted = services_.clock.wall_now()};
+    if (const auto asked = launch_->asked.find(work.request); asked != launch_->asked.end())
+        origin.asked = asked->second;
+    // Requests are served in their order.
+    launch_->asked.erase(launch_->asked.begin(), launch_->asked.lower_bound(work.request));
+    checkpoint_worker_.post([this, number = launch_->number, work, manifest, held, origin] {
+        ledger_.beginning(origin);
         std::vector<checkpoint::RankImage> images;
         for (const Held& one : held) {
             images.push_back(
@@ -365,7 +373,8 @@ void JobRunner::epoch_ended(const RankHolder& rank, const staging::EpochEnded& m
                                    .epoch = message.epoch,
                                    .loss = message.loss,
                                    .time = services_.clock.wall_now(),
-                                   .is_epoch_end = true};
+                                   .is_epoch_end = true,
+                                   .metrics = message.metrics};
     write_journal(
         [this, record] { return services_.journal.append_progress(config_.name, {record}); });
 }

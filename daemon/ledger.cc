@@ -2,6 +2,7 @@
 #include "daemon/ledger.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pawl::daemon {
 namespace {
@@ -13,42 +14,89 @@ journal::CheckpointRecord record_of(const checkpoint::Manifest& manifest) {
             .state = journal::CheckpointState::kCommitted,
             .reason = std::string(to_string(manifest.reason)),
             .bytes = manifest.total_bytes(),
-            .time = manifest.time};
+            .time = manifest.time,
+            .incarnation = manifest.incarnation};
+}
+
+Result<checkpoint::Manifest> manifest_of(FileSystem& fs, const checkpoint::Listed& one) {
+    const auto text = read_text(fs, join_path(one.path, checkpoint::kManifestName),
+                                checkpoint::kManifestBytesMax);
+    if (!text) return text.error();
+    return checkpoint::read_manifest(*text);
 }
 
 }  // namespace
 
+// A failure is in the journal's health.
 Result<void> JournalLedger::committed(const checkpoint::Manifest& manifest) {
-    return journal_.put_checkpoint(job_, record_of(manifest));
+    journal::CheckpointRecord record = record_of(manifest);
+    record.durable = clock_.wall_now();
+    if (const auto origin = std::exchange(origin_, std::nullopt)) {
+        record.request = origin->request;
+        record.asked = origin->asked;
+        record.snapshotted = origin->snapshotted;
+    }
+    static_cast<void>(journal_.put_checkpoint(job_, record));
+    return {};
 }
 
 Result<void> JournalLedger::quarantined(const checkpoint::CheckpointName& name,
                                         const std::string& why) {
-    return change(name, journal::CheckpointState::kQuarantined, why);
+    change(name, [&](journal::CheckpointRecord& record) {
+        record.state = journal::CheckpointState::kQuarantined;
+        record.detail = why;
+        record.quarantined = clock_.wall_now();
+    });
+    return {};
 }
 
 Result<void> JournalLedger::removed(const checkpoint::CheckpointName& name,
                                     const std::string& why) {
-    return change(name, journal::CheckpointState::kRemoved, why);
+    change(name, [&](journal::CheckpointRecord& record) {
+        record.state = journal::CheckpointState::kRemoved;
+        record.detail = why;
+        record.removed = clock_.wall_now();
+    });
+    return {};
 }
 
 Result<void> JournalLedger::abandoned(const checkpoint::CheckpointName& name,
                                       const std::string& why) {
-    return change(name, journal::CheckpointState::kRemoved, "abandoned: " + why);
+    change(name, [&](journal::CheckpointRecord& record) {
+        record.state = journal::CheckpointState::kAbandoned;
+        record.detail = why;
+        record.abandoned = clock_.wall_now();
+    });
+    return {};
 }
 
-Result<void> JournalLedger::change(const checkpoint::CheckpointName& name,
-                                   journal::CheckpointState state, const std::string& why) {
-    const auto known = journal_.checkpoints(job_);
-    if (!known) return known.error();
+Result<void> JournalLedger::verified(const checkpoint::CheckpointName& name) {
+    change(name, [&](journal::CheckpointRecord& record) { record.verified = clock_.wall_now(); });
+    return {};
+}
+
+Result<void> JournalLedger::scrubbed(const checkpoint::CheckpointName& name) {
+    change(name, [&](journal::CheckpointRecord& record) { record.scrubbed = clock_.wall_now(); });
+    return {};
+}
+
+Result<void> JournalLedger::pinned(const checkpoint::CheckpointName& name) {
+    change(name, [&](journal::CheckpointRecord& record) { record.pinned = clock_.wall_now(); });
+    return {};
+}
+
+Result<void> JournalLedger::unpinned(const checkpoint::CheckpointName& name) {
+    change(name, [&](journal::CheckpointRecord& record) { record.pinned.reset(); });
+    return {};
+}
+
+void JournalLedger::change(const checkpoint::CheckpointName& name, const Change& change) {
     journal::CheckpointRecord record{
         .sequence = name.sequence, .step = name.step, .time = clock_.wall_now()};
-    const auto found =
-        std::ranges::find(*known, name.sequence, &journal::CheckpointRecord::sequence);
-    if (found != known->end()) record = *found;
-    record.state = state;
-    record.detail = why;
-    return journal_.put_checkpoint(job_, record);
+    const auto known = journal_.checkpoint(job_, name.sequence);
+    if (known && *known) record = **known;
+    change(record);
+    static_cast<void>(journal_.put_checkpoint(job_, record));
 }
 
 Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const std::string& job,
@@ -63,12 +111,16 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         const auto found =
             std::ranges::find(*known, one.name.sequence, &journal::CheckpointRecord::sequence);
         if (found != known->end() && found->state == journal::CheckpointState::kCommitted) continue;
-        const auto text = read_text(fs, join_path(one.path, checkpoint::kManifestName),
-                                    checkpoint::kManifestBytesMax);
-        if (!text) continue;  // verification will say what is wrong with it
-        const auto manifest = checkpoint::read_manifest(*text);
-        if (!manifest) continue;
-        RETURN_IF_ERROR(journal.put_checkpoint(job, record_of(*manifest)));
+        const auto manifest = manifest_of(fs, one);
+        if (!manifest) continue;  // verification will say what is wrong with it
+        journal::CheckpointRecord record = record_of(*manifest);
+        if (found != known->end()) {  // someone has put it back
+            record = *found;
+            record.state = journal::CheckpointState::kCommitted;
+            record.detail.clear();
+            record.quarantined = record.removed = record.abandoned = std::nullopt;
+        }
+        RETURN_IF_ERROR(journal.put_checkpoint(job, record));
         ++added;
     }
     // The other way round: a kill came between a removal or a quarantine and its record.
@@ -93,6 +145,17 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         RETURN_IF_ERROR(journal.put_checkpoint(job, record));
     }
     return added;
+}
+
+std::optional<Incarnation> last_incarnation_in(FileSystem& fs, const checkpoint::Store& store) {
+    std::optional<Incarnation> last;
+    const auto listing = store.list();
+    if (!listing) return last;
+    for (const checkpoint::Listed& one : *listing) {
+        const auto manifest = manifest_of(fs, one);
+        if (manifest) last = std::max(last.value_or(manifest->incarnation), manifest->incarnation);
+    }
+    return last;
 }
 
 }  // namespace pawl::daemon

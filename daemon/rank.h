@@ -30,9 +30,11 @@ struct RankSlot {
 struct RankHolder {
     Rank rank;
     std::string output_path;
+    std::optional<std::uint64_t> output_begin;  // of this incarnation's part
     std::optional<supervisor::Spawned> process;
     std::unique_ptr<FdWatcher> exit_watcher;  // of process->pidfd, so after it
     bool has_exited = false;
+    std::optional<supervisor::ExitStatus> exit;
 
     std::optional<staging::SessionId> session;
     UniqueFd pages;

@@ -1,10 +1,10 @@
-// The commands that look: status, journal, logs. They change nothing, and all
-// but status work with no daemon running. Each prints to standard output and returns the exit code.
+// Where things are, and what a daemon is asked: status and the requests to a job. The commands that
+// look at files are in checkpoint_commands.h, journal_commands.h and log_commands.h. Each prints to
+// standard output and returns the exit code.
 #pragma once
 
 #include "base/result.h"
 
-#include <cstdint>
 #include <string>
 
 namespace pawl::tools {
@@ -25,11 +25,5 @@ struct Place {
 Result<int> show_status(const Place& place, Format format);
 // verb: "checkpoint" or "stop".
 Result<int> command_job(const Place& place, const std::string& verb);
-
-// table: "events", "progress", "incarnations", "checkpoints".
-Result<int> show_journal(const Place& place, const std::string& table, std::uint64_t limit,
-                         Format format);
-Result<int> show_logs(const Place& place, std::uint64_t rank, std::uint64_t lines, bool follows,
-                      Format format);
 
 }  // namespace pawl::tools

@@ -2,12 +2,16 @@
 #include "tools/checkpoint_commands.h"
 #include "tools/config_commands.h"
 #include "tools/inspect.h"
+#include "tools/journal_commands.h"
+#include "tools/log_commands.h"
 #include "tools/run_command.h"
 
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <functional>
+#include <map>
+#include <string>
 
 #ifndef PAWL_VERSION
 #define PAWL_VERSION "unknown"
@@ -48,15 +52,17 @@ struct Words {
     bool is_json = false;
     RunOptions run;
     std::string table = "events";
-    std::uint64_t limit = 20;
-    std::uint64_t rank = 0;
-    std::uint64_t lines = 20;
+    std::map<std::string, std::string> parameters;  // of a question to the journal
+    pawl::tools::LogOptions logs;
     bool follows = false;
     std::string config_path;
     std::string other_config_path;
     std::function<Result<int>()> action;
 
     [[nodiscard]] Format format() const { return is_json ? Format::kJson : Format::kText; }
+    [[nodiscard]] pawl::tools::Follows follow() const {
+        return follows ? pawl::tools::Follows::kYes : pawl::tools::Follows::kNo;
+    }
 };
 
 void add_place(CLI::App* command, Words& words) {
@@ -132,26 +138,49 @@ void add_history(CLI::App& app, Words& words) {
     CLI::App* journal = app.add_subcommand("journal", "what happened; needs no daemon");
     add_place(journal, words);
     add_job(journal, words);
-    journal->add_option("table", words.table, "events, progress, incarnations or checkpoints")
-        ->check(CLI::IsMember({"events", "progress", "incarnations", "checkpoints"}))
+    journal->add_option("--socket", words.place.socket, "the daemon's control socket");
+    journal
+        ->add_option("table", words.table, "events, progress, epochs, incarnations or checkpoints")
+        ->check(CLI::IsMember({"events", "progress", "epochs", "incarnations", "checkpoints"}))
         ->capture_default_str();
-    journal->add_option("--limit", words.limit, "the last so many")->capture_default_str();
+    words.parameters["limit"] = "20";
+    for (const auto& [name, text] :
+         {std::pair{"limit", "so many at most, the last ones unless --after is given (20)"},
+          std::pair{"kind", "of events their kind; of checkpoints or incarnations their state"},
+          std::pair{"severity", "of events: info, warning or error, and worse"},
+          std::pair{"since", "2h ago, or 2026-11-24T10:00 (UTC)"},
+          std::pair{"until", "likewise; that moment is not included"},
+          std::pair{"after", "go on behind 'next' of a JSON answer, or from the start"}}) {
+        journal->add_option_function<std::string>(
+            "--" + std::string(name),
+            [&words, key = std::string(name)](const std::string& value) {
+                words.parameters[key] = value;
+            },
+            text);
+    }
+    journal->add_flag("--follow,-f", words.follows, "go on printing what is added");
     journal->callback([&words] {
         words.action = [&words] {
-            return show_journal(words.place, words.table, words.limit, words.format());
+            return show_journal(words.place, words.table, words.parameters, words.follow(),
+                                words.format());
         };
     });
-    CLI::App* logs = app.add_subcommand("logs", "what a rank printed");
+    CLI::App* logs = app.add_subcommand("logs", "what ranks printed");
     add_place(logs, words);
     add_job(logs, words);
-    logs->add_option("--rank", words.rank, "which rank")->capture_default_str();
-    logs->add_option("--lines", words.lines, "the last so many")
+    logs->add_option("--socket", words.place.socket, "the daemon's control socket");
+    logs->add_option("--rank", words.logs.ranks, "which rank; several: 0,1 or said twice (0)")
+        ->delimiter(',');
+    logs->add_flag("--all", words.logs.is_of_all_ranks, "all ranks");
+    logs->add_option("--incarnation", words.logs.incarnation, "only what was printed in this one");
+    logs->add_option("--lines", words.logs.lines, "the last so many of each rank")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
     logs->add_flag("--follow,-f", words.follows, "go on printing");
     logs->callback([&words] {
         words.action = [&words] {
-            return show_logs(words.place, words.rank, words.lines, words.follows, words.format());
+            words.logs.follows = words.follow();
+            return show_logs(words.place, words.logs, words.format());
         };
     });
 }

@@ -121,6 +121,8 @@ Result<Choice> Store::choose() {
             choice.chosen = std::move(verification->manifest);
             choice.path = checkpoint.path;
             point_latest_at(to_string(checkpoint.name), choice.warnings);
+            if (const auto told = ledger_.verified(checkpoint.name); !told)
+                choice.warnings.push_back(told.error().text());
             return choice;
         }
         auto rejected = quarantine(checkpoint, *verification);

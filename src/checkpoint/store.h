@@ -33,6 +33,12 @@ public:
     virtual Result<void> abandoned(const CheckpointName& name, const std::string& why) {
         return removed(name, why);
     }
+    // Found whole: before something resumes from it, or by a look in passing.
+    virtual Result<void> verified(const CheckpointName&) { return {}; }
+    virtual Result<void> scrubbed(const CheckpointName&) { return {}; }
+    // Retention leaves it alone, or no longer.
+    virtual Result<void> pinned(const CheckpointName&) { return {}; }
+    virtual Result<void> unpinned(const CheckpointName&) { return {}; }
 };
 
 // For those who keep no journal: standalone clients and tests.

@@ -40,6 +40,13 @@ json json_of(const RankStatus& rank) {
             {"output", rank.output}};
 }
 
+json json_of(const JournalStatus& journal) {
+    return {{"state", journal.is_failing ? "failing" : "writing"},
+            {"why", journal.why},
+            {"lost", journal.lost},
+            {"since", journal.since ? json(format_time(*journal.since)) : json(nullptr)}};
+}
+
 json json_of(const JobStatus& job) {
     json ranks = json::array();
     for (const RankStatus& rank : job.ranks)
@@ -99,6 +106,14 @@ RankStatus rank_of(const json& from) {
             .step = Step{from.at("step").get<std::uint64_t>()},
             .snapshots_skipped = from.at("snapshots_skipped").get<std::uint64_t>(),
             .output = from.at("output").get<std::string>()};
+}
+
+JournalStatus journal_of(const json& from) {
+    JournalStatus journal{.is_failing = from.at("state").get<std::string>() == "failing",
+                          .why = from.at("why").get<std::string>(),
+                          .lost = from.at("lost").get<std::uint64_t>()};
+    if (!from.at("since").is_null()) journal.since = time_of(from.at("since"));
+    return journal;
 }
 
 JobStatus job_of(const json& from) {
@@ -190,6 +205,7 @@ std::string to_json(const DaemonStatus& status) {
                          {"started", format_time(status.started)},
                          {"now", format_time(status.now)},
                          {"state_directory", status.state_directory},
+                         {"journal", json_of(status.journal)},
                          {"jobs", std::move(jobs)}};
     return object.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -202,6 +218,7 @@ Result<DaemonStatus> status_from_json(std::string_view text) {
                             .started = time_of(from.at("started")),
                             .now = time_of(from.at("now")),
                             .state_directory = from.at("state_directory").get<std::string>()};
+        if (from.contains("journal")) status.journal = journal_of(from.at("journal"));
         for (const json& job : from.at("jobs"))
             status.jobs.push_back(job_of(job));
         return status;
@@ -215,6 +232,12 @@ std::string to_text(const DaemonStatus& status) {
     std::string text = fmt::format(
         "pawld {}, pid {}, up {}\n", status.version, status.pid,
         format_duration(std::max(nanoseconds::zero(), nanoseconds{status.now - status.started})));
+    if (status.journal.is_failing) {
+        text += fmt::format("journal FAILING for {}, {} records lost; training goes on\n",
+                            format_duration(status.now - status.journal.since.value_or(status.now)),
+                            status.journal.lost);
+        add_line(text, "why", cut(status.journal.why, 64));
+    }
     for (const JobStatus& job : status.jobs) {
         text += fmt::format("\n{}: {}\n", job.name, job.state);
         add_line(text, "why", cut(job.detail, 64));

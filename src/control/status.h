@@ -64,12 +64,23 @@ struct JobStatus {
     friend bool operator==(const JobStatus&, const JobStatus&) = default;
 };
 
+// Whether history is written.
+struct JournalStatus {
+    bool is_failing = false;
+    std::string why;
+    std::uint64_t lost = 0;  // records, since it began to fail
+    std::optional<WallTime> since;
+
+    friend bool operator==(const JournalStatus&, const JournalStatus&) = default;
+};
+
 struct DaemonStatus {
     std::string version;
     std::int64_t pid = 0;
     WallTime started;
     WallTime now;
     std::string state_directory;
+    JournalStatus journal;
     std::vector<JobStatus> jobs;
 
     friend bool operator==(const DaemonStatus&, const DaemonStatus&) = default;

@@ -1,74 +1,48 @@
-// See journal.h. What lies between the callers and the store: numbering, the names of jobs, the
-// removal of old progress, and what becomes of a damaged journal.
+// See journal.h. Opening and writing: numbering, the names of jobs, the removal of what is old, and
+// what becomes of a journal that is damaged or fails. Reading: journal_read.cc.
 #include "journal/journal.h"
 
 #include "base/file_system.h"
-#include "journal/records.h"
-#include "journal/store.h"
+#include "journal/damage.h"
+#include "journal/database.h"
 
 #include <algorithm>
-#include <limits>
-#include <map>
-#include <mutex>
-#include <set>
 #include <utility>
 
 namespace pawl::journal {
 namespace {
 
-constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
-
 // A bound on what one append removes, whatever has piled up. It is above what comes in between two
 // removals, so that they catch up.
 constexpr std::size_t kProgressRemovedAtOnceMax = 2 * kProgressRecordsSlack;
+// So often all progress is looked through; else only what has got old since the last look.
+constexpr std::size_t kThinningsBetweenFullOnes = 16;
 
 // A writer beside a reader may remove a file between the reader's look at the list and its open.
 constexpr int kReadOnlyAttemptsMax = 3;
-
-Family family_of(const ProgressRecord& /*record*/) {
-    return Family::kProgress;
-}
-Family family_of(const IncarnationRecord& /*record*/) {
-    return Family::kIncarnations;
-}
-Family family_of(const CheckpointRecord& /*record*/) {
-    return Family::kCheckpoints;
-}
-Family family_of(const EventRecord& /*record*/) {
-    return Family::kEvents;
-}
 
 template <class Record>
 Change change_to(const std::string& job, const Record& record) {
     return {.family = family_of(record), .key = key_of(job, record), .value = encode(record)};
 }
 
-// The last `limit` records of the job, in order.
+// Of numbered records the newest `kept` stay.
 template <class Record>
-Result<std::vector<Record>> last_records(const Store& store, const std::string& job,
-                                         std::size_t limit) {
-    const Family family = family_of(Record{});
-    std::vector<Record> records;
-    const auto take = [&records, &job, limit](std::string_view key,
-                                              std::string_view value) -> Result<bool> {
-        if (records.size() == limit) return false;
-        Result<Record> record = decode<Record>(value);
-        if (!record) return record.error();
-        // Checked on both paths: written under the key that its own numbers give, and found there.
-        if (key_of(job, *record) != key) {
-            return make_error(ErrorKind::kCorrupt, "a record lies under another one's key: {}",
-                              value);
-        }
-        records.push_back(std::move(*record));
-        return true;
-    };
-    Result<void> visited = store.visit_backwards(family, keys_of(job), take);
-    if (!visited) {
-        return std::move(visited).error().while_doing("read '{}' of job '{}' from the journal",
-                                                      name_of(family), job);
-    }
-    std::reverse(records.begin(), records.end());
-    return records;
+Change removal_of_numbers_below(const std::string& job, const Record& first_kept) {
+    return {.family = family_of(first_kept),
+            .key = keys_of(job).begin,
+            .value = {},
+            .range_end = key_of(job, first_kept)};
+}
+
+// Whether it is time to look for what is old; the first write does, since nobody knows what is
+// there.
+template <class Written>
+bool is_due(Written& written, std::size_t more, std::size_t slack) {
+    written.count += more;
+    if (written.was_looked_through && written.count < slack) return false;
+    written = {.was_looked_through = true, .count = 0};
+    return true;
 }
 
 std::string without_trailing_slashes(std::string path) {
@@ -86,36 +60,24 @@ Result<std::unique_ptr<Store>> open_or_begin_anew(const std::string& path, WallT
     const Result<bool> existed = holds_database(*fs, path);
     report = {.is_new = existed && !*existed};
     auto store = Store::open(path);
+    if (store) report.repaired = (*store)->repaired();
     if (store || store.error().kind() != ErrorKind::kCorrupt) return store;
 
     const std::string damage = store.error().text();
     Result<std::string> target = move_aside(*fs, path, now);
     if (!target) return std::move(target).error().while_doing("move it aside ({})", damage);
     report = {.moved_aside_to = *target, .damage = damage, .is_new = true};
+    // What can't be removed takes room, and is no reason to have no journal.
+    if (auto pruned = prune_damaged(*fs, path, kDamagedJournalsKept)) report.pruned = *pruned;
     RETURN_IF_ERROR(create_directories(*fs, path));
     return Store::open(path);
 }
 
+Error closed() {
+    return make_error(ErrorKind::kIo, "the journal is closed: it could not be opened anew yet");
+}
+
 }  // namespace
-
-struct Journal::Database {
-    std::unique_ptr<Store> store;
-    const Clock* clock = nullptr;  // nullptr: opened read-only
-
-    // Guards what follows, and makes the order of numbers the order of writes.
-    std::mutex appending;
-    std::set<std::string> known_jobs;
-    std::map<std::string, std::uint64_t> last_event_number;
-    std::map<std::string, std::size_t> progress_since_removal;
-
-    Result<void> check_writable(const std::string& job) const;
-    template <class Record>
-    Result<void> put(const std::string& job, const Record& record);
-    // These with `appending` held.
-    Result<void> write(const std::string& job, std::vector<Change> changes);
-    Result<std::uint64_t> next_event_number(const std::string& job);
-    Result<std::vector<Change>> removal_of_old_progress(const std::string& job) const;
-};
 
 Journal::Journal(std::unique_ptr<Database> database) : database_(std::move(database)) {
 }
@@ -129,9 +91,20 @@ Result<std::unique_ptr<Journal>> Journal::open(const std::string& given_path, co
     Result<std::vector<std::string>> jobs = (*store)->keys(Family::kJobs);
     if (!jobs) return std::move(jobs).error().while_doing("open the journal '{}'", path);
     auto database = std::make_unique<Database>();
+    database->path = path;
     database->store = std::move(*store);
     database->clock = &clock;
     database->known_jobs.insert(jobs->begin(), jobs->end());
+    return std::unique_ptr<Journal>(new Journal(std::move(database)));
+}
+
+std::unique_ptr<Journal> Journal::open_later(const std::string& path, const Clock& clock,
+                                             const Error& why) {
+    auto database = std::make_unique<Database>();
+    database->path = without_trailing_slashes(path);
+    database->clock = &clock;
+    database->health = {.is_failing = true, .why = why.text(), .since = clock.wall_now()};
+    database->reopen_due = clock.monotonic_now() + kReopenDelay;
     return std::unique_ptr<Journal>(new Journal(std::move(database)));
 }
 
@@ -149,96 +122,193 @@ Result<std::unique_ptr<Journal>> Journal::open_read_only(const std::string& path
     }
     if (!store) return std::move(store).error().while_doing("read the journal '{}'", path);
     auto database = std::make_unique<Database>();
+    database->path = path;
     database->store = std::move(*store);
     return std::unique_ptr<Journal>(new Journal(std::move(database)));
 }
 
+// ---- writes ----
+
 Result<void> Journal::append_progress(const std::string& job,
                                       const std::vector<ProgressRecord>& batch) {
-    RETURN_IF_ERROR(database_->check_writable(job));
     if (batch.empty()) return {};
-    const std::lock_guard lock(database_->appending);
-    // How many records there are is not known at first: the first append looks.
-    const auto counted = database_->progress_since_removal.find(job);
-    const bool is_first = counted == database_->progress_since_removal.end();
-    const std::size_t since = (is_first ? 0 : counted->second) + batch.size();
-    const bool is_due = is_first || since >= kProgressRecordsSlack;
-
-    std::vector<Change> changes;
-    if (is_due) {
-        Result<std::vector<Change>> removal = database_->removal_of_old_progress(job);
-        if (!removal) return std::move(removal).error();
-        changes = std::move(*removal);
-    }
-    for (const ProgressRecord& record : batch)
-        changes.push_back(change_to(job, record));
-    RETURN_IF_ERROR(database_->write(job, std::move(changes)));
-    database_->progress_since_removal[job] = is_due ? batch.size() : since;
-    return {};
+    return database_->attempt(job, batch.size(), [&]() -> Result<void> {
+        std::vector<Change> changes;
+        Database::Written written = database_->progress_written[job];
+        if (is_due(written, batch.size(), kProgressRecordsSlack)) {
+            auto removal = database_->removal_of_old_progress(job);
+            if (!removal) return removal.error();
+            changes = std::move(*removal);
+        }
+        for (const ProgressRecord& record : batch)
+            changes.push_back(change_to(job, record));
+        RETURN_IF_ERROR(database_->write(job, std::move(changes)));
+        database_->progress_written[job] = written;
+        return {};
+    });
 }
 
 Result<void> Journal::put_incarnation(const std::string& job, const IncarnationRecord& record) {
-    return database_->put(job, record);
+    return database_->attempt(job, 1, [&]() -> Result<void> {
+        std::vector<Change> changes = {change_to(job, record)};
+        Database::Written written = database_->incarnations_written[job];
+        const bool has_old = record.incarnation.value >= kIncarnationsKept;
+        if (is_due(written, 1, kIncarnationsSlack) && has_old) {
+            changes.push_back(removal_of_numbers_below(
+                job, IncarnationRecord{.incarnation = Incarnation{record.incarnation.value + 1 -
+                                                                  kIncarnationsKept}}));
+        }
+        RETURN_IF_ERROR(database_->write(job, std::move(changes)));
+        database_->incarnations_written[job] = written;
+        return {};
+    });
 }
 
 Result<void> Journal::put_checkpoint(const std::string& job, const CheckpointRecord& record) {
-    return database_->put(job, record);
+    return database_->attempt(job, 1, [&]() -> Result<void> {
+        std::vector<Change> changes;
+        Database::Written written = database_->checkpoints_written[job];
+        if (is_due(written, 1, kCheckpointsSlack)) {
+            auto removal = database_->removal_of_old_checkpoints(job);
+            if (!removal) return removal.error();
+            changes = std::move(*removal);
+        }
+        changes.push_back(change_to(job, record));
+        RETURN_IF_ERROR(database_->write(job, std::move(changes)));
+        database_->checkpoints_written[job] = written;
+        return {};
+    });
 }
 
 Result<void> Journal::append_event(const std::string& job, EventRecord& event) {
-    RETURN_IF_ERROR(database_->check_writable(job));
-    const std::lock_guard lock(database_->appending);
-    const Result<std::uint64_t> number = database_->next_event_number(job);
-    if (!number) return number.error();
-    EventRecord numbered = event;
-    numbered.number = *number;
-    RETURN_IF_ERROR(database_->write(job, {change_to(job, numbered)}));
-    database_->last_event_number[job] = *number;
-    event.number = *number;
-    return {};
+    return database_->attempt(job, 1, [&]() -> Result<void> {
+        const Result<std::uint64_t> number = database_->next_event_number(job);
+        if (!number) return number.error();
+        EventRecord numbered = event;
+        numbered.number = *number;
+        std::vector<Change> changes = {change_to(job, numbered)};
+        Database::Written written = database_->events_written[job];
+        if (is_due(written, 1, kEventsSlack) && *number > kEventsKept) {
+            changes.push_back(
+                removal_of_numbers_below(job, EventRecord{.number = *number + 1 - kEventsKept}));
+        }
+        RETURN_IF_ERROR(database_->write(job, std::move(changes)));
+        database_->events_written[job] = written;
+        database_->last_event_number[job] = *number;
+        event.number = *number;
+        return {};
+    });
 }
 
-Result<std::vector<ProgressRecord>> Journal::progress(const std::string& job,
-                                                      std::size_t limit) const {
-    return last_records<ProgressRecord>(*database_->store, job, limit);
+// ---- health ----
+
+Health Journal::health() const {
+    const std::lock_guard lock(database_->health_mutex);
+    return database_->health;
 }
 
-Result<std::vector<IncarnationRecord>> Journal::incarnations(const std::string& job) const {
-    return last_records<IncarnationRecord>(*database_->store, job, kNoLimit);
+void Journal::on_health_change(std::function<void(const Health&)> listener) {
+    const std::lock_guard lock(database_->health_mutex);
+    database_->listener = std::move(listener);
 }
 
-Result<std::vector<CheckpointRecord>> Journal::checkpoints(const std::string& job) const {
-    return last_records<CheckpointRecord>(*database_->store, job, kNoLimit);
+void Journal::count_lost(std::uint64_t records, const std::string& why) {
+    database_->failed(make_error(ErrorKind::kTimeout, "{}", why), records);
+    const std::lock_guard lock(database_->health_mutex);
+    database_->is_overloaded = true;
 }
 
-Result<std::vector<EventRecord>> Journal::events(const std::string& job, std::size_t limit) const {
-    return last_records<EventRecord>(*database_->store, job, limit);
+void Journal::caught_up() {
+    const std::lock_guard lock(database_->health_mutex);
+    database_->is_overloaded = false;
 }
 
-Result<std::vector<std::string>> Journal::jobs() const {
-    Result<std::vector<std::string>> names = database_->store->keys(Family::kJobs);
-    if (!names) return std::move(names).error().while_doing("read the journal's jobs");
-    return names;
-}
-
-Result<void> Journal::Database::check_writable(const std::string& job) const {
+Result<void> Journal::Database::attempt(const std::string& job, std::size_t records,
+                                        const std::function<Result<void>()>& write) {
     RETURN_IF_ERROR(check_job_name(job));
-    if (clock != nullptr) return {};
-    return make_error(ErrorKind::kInvalidArgument, "the journal was opened read-only");
+    if (clock == nullptr) {
+        return make_error(ErrorKind::kInvalidArgument, "the journal was opened read-only");
+    }
+    const std::lock_guard lock(appending);
+    reopen_if_due();
+    Result<void> written = closed();
+    {
+        const std::shared_lock held(store_mutex);
+        if (store) written = write();
+    }
+    if (written) {
+        worked();
+    } else {
+        failed(written.error(), records);
+    }
+    return written;
 }
 
-template <class Record>
-Result<void> Journal::Database::put(const std::string& job, const Record& record) {
-    RETURN_IF_ERROR(check_writable(job));
-    const std::lock_guard lock(appending);
-    return write(job, {change_to(job, record)});
+void Journal::Database::failed(const Error& error, std::uint64_t records) {
+    const std::lock_guard lock(health_mutex);
+    health.lost += records;
+    if (health.is_failing) return;
+    health.is_failing = true;
+    health.why = error.text();
+    health.since = clock->wall_now();
+    health.moved_aside_to.clear();
+    if (listener) listener(health);
 }
+
+void Journal::Database::worked() {
+    const std::lock_guard lock(health_mutex);
+    if (!health.is_failing || is_overloaded) return;
+    health.is_failing = false;
+    if (listener) listener(health);
+    health = {};
+}
+
+// After a failure RocksDB refuses all writes until it is opened anew. Where that fails too, what is
+// there can still be read.
+void Journal::Database::reopen_if_due() {
+    bool is_closed = false;
+    {
+        const std::shared_lock held(store_mutex);
+        is_closed = store == nullptr;
+        if (store && !store->needs_reopening()) return;
+    }
+    const MonotonicTime now = clock->monotonic_now();
+    if (!is_closed && reopen_due == MonotonicTime()) reopen_due = now + kReopenDelay;
+    if (now < reopen_due) return;
+    reopen_due = now + kReopenDelay;
+
+    const std::unique_lock alone(store_mutex);
+    store.reset();  // it holds the lock
+    OpenReport report;
+    auto opened = open_or_begin_anew(path, clock->wall_now(), report);
+    if (!opened) {
+        if (auto readable = Store::open_read_only(path)) store = std::move(*readable);
+        return;
+    }
+    store = std::move(*opened);
+    reopen_due = {};
+    known_jobs.clear();
+    last_event_number.clear();
+    progress_written.clear();
+    checkpoints_written.clear();
+    incarnations_written.clear();
+    events_written.clear();
+    thinned_to.clear();
+    if (report.moved_aside_to.empty()) return;
+    const std::lock_guard lock(health_mutex);
+    health.moved_aside_to = report.moved_aside_to;
+}
+
+// ---- with `appending` held ----
 
 // Adds the job's name, if it is new, to the same atomic write.
 Result<void> Journal::Database::write(const std::string& job, std::vector<Change> changes) {
     if (known_jobs.count(job) == 0) {
-        changes.push_back(
-            {.family = Family::kJobs, .key = job, .value = encode_job(clock->wall_now())});
+        const auto known = store->get(Family::kJobs, job);
+        if (known && !*known) {
+            changes.push_back(
+                {.family = Family::kJobs, .key = job, .value = encode_job(clock->wall_now())});
+        }
     }
     if (auto written = store->write_synced(changes); !written) {
         return std::move(written).error().while_doing("write to the journal for job '{}'", job);
@@ -247,29 +317,60 @@ Result<void> Journal::Database::write(const std::string& job, std::vector<Change
     return {};
 }
 
-Result<std::uint64_t> Journal::Database::next_event_number(const std::string& job) {
+Result<std::uint64_t> Journal::Database::next_event_number(const std::string& job) const {
     if (const auto known = last_event_number.find(job); known != last_event_number.end()) {
         return known->second + 1;
     }
-    const Result<std::vector<EventRecord>> last = last_records<EventRecord>(*store, job, 1);
+    const auto last = last_key(Family::kEvents, job);
     if (!last) return last.error();
-    return last->empty() ? 1 : last->back().number + 1;
+    const auto number = *last ? number_in(**last) : std::nullopt;
+    return number.value_or(0) + 1;
 }
 
-// Ends of epochs stay for good; of the rest the newest kProgressRecordsKept do.
-Result<std::vector<Change>> Journal::Database::removal_of_old_progress(
-    const std::string& job) const {
-    std::size_t seen = 0;
+// See thinning.h. Only what got old since the last time is looked at, except now and then.
+Result<std::vector<Change>> Journal::Database::removal_of_old_progress(const std::string& job) {
+    using Kind = ProgressThinning::Kind;
+    const bool is_full = thinnings[job]++ % kThinningsBetweenFullOnes == 0;
+    const std::string stop = is_full ? std::string() : thinned_to[job];
+    ProgressThinning thinning;
+    std::string newest_old;
     std::vector<Change> changes;
-    const auto look_at = [&seen, &changes](std::string_view key,
-                                           std::string_view /*value*/) -> Result<bool> {
-        if (is_epoch_end(key) || ++seen <= kProgressRecordsKept) return true;
+    const auto look_at = [&](std::string_view key, std::string_view value) -> Result<bool> {
+        const Kind kind = is_epoch_end(key) ? Kind::kEpochEnd : Kind::kStep;
+        if (thinning.keeps_any(kind)) return true;
+        if (key <= std::string_view(stop)) return false;
+        if (newest_old.empty()) newest_old = key;
+        const auto record = decode<ProgressRecord>(value);
+        if (record && thinning.keeps(kind, record->time)) return true;
         changes.push_back({.family = Family::kProgress, .key = std::string(key), .value = {}});
         return changes.size() < kProgressRemovedAtOnceMax;
     };
     Result<void> visited = store->visit_backwards(Family::kProgress, keys_of(job), look_at);
     if (!visited)
         return std::move(visited).error().while_doing("look for old progress of '{}'", job);
+    const bool was_cut_short = changes.size() >= kProgressRemovedAtOnceMax;
+    if (was_cut_short) {
+        thinnings[job] = 0;  // the next one goes on below
+    } else if (!newest_old.empty()) {
+        thinned_to[job] = newest_old;
+    }
+    return changes;
+}
+
+Result<std::vector<Change>> Journal::Database::removal_of_old_checkpoints(
+    const std::string& job) const {
+    std::size_t removed = 0;
+    std::vector<Change> changes;
+    const auto look_at = [&](std::string_view key, std::string_view value) -> Result<bool> {
+        const auto record = decode<CheckpointRecord>(value);
+        const bool is_gone = !record || record->state == CheckpointState::kRemoved;
+        if (!is_gone || ++removed <= kRemovedCheckpointsKept) return true;
+        changes.push_back({.family = Family::kCheckpoints, .key = std::string(key), .value = {}});
+        return true;
+    };
+    Result<void> visited = store->visit_backwards(Family::kCheckpoints, keys_of(job), look_at);
+    if (!visited)
+        return std::move(visited).error().while_doing("look for old checkpoints of '{}'", job);
     return changes;
 }
 

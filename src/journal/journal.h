@@ -6,15 +6,20 @@
 //
 // Column families: meta, jobs, incarnations, progress, checkpoints, events (docs/formats.md,
 // "Journal"). Keys are JOB '\0' followed by big-endian integers; values JSON, readable with `ldb`.
-// Opened with WAL recovery that tolerates a torn tail; a damaged database is moved aside.
+// Opened with WAL recovery that tolerates a torn tail; a damaged database is moved aside. What is
+// kept, and for how long: thinning.h.
 #pragma once
 
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/units.h"
+#include "journal/query.h"
+#include "journal/record.h"
+#include "journal/thinning.h"
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,88 +27,50 @@
 
 namespace pawl::journal {
 
-// One report of a job's progress (of its furthest rank, all being at one step in lockstep
-// training).
-struct ProgressRecord {
-    Incarnation incarnation;
-    Step step;
-    Epoch epoch;
-    double loss = 0;  // NaN if the trainer reports none (JSON null)
-    WallTime time;
-    bool is_epoch_end = false;  // the last step of `epoch`, which is then complete
-
-    friend bool operator==(const ProgressRecord&, const ProgressRecord&) = default;
-};
-
-enum class IncarnationState { kStarting, kRunning, kEnded };
-
-struct RankProcess {
-    Rank rank;
-    std::int64_t pid = 0;
-    std::uint64_t start_ticks = 0;  // field 22 of /proc/PID/stat: tells a reused pid from ours
-
-    friend bool operator==(const RankProcess&, const RankProcess&) = default;
-};
-
-struct IncarnationRecord {
-    Incarnation incarnation;
-    IncarnationState state = IncarnationState::kStarting;
-    std::vector<RankProcess> ranks;
-    std::optional<Sequence> resumed_from;
-    Step resumed_step;
-    WallTime started;
-    std::optional<WallTime> ended;
-    std::string cause;  // why it ended: "finished", "rank 1: killed by SIGKILL", …
-
-    friend bool operator==(const IncarnationRecord&, const IncarnationRecord&) = default;
-};
-
-enum class CheckpointState { kCommitted, kQuarantined, kRemoved };
-
-struct CheckpointRecord {
-    Sequence sequence;
-    Step step;
-    Epoch epoch;
-    CheckpointState state = CheckpointState::kCommitted;
-    std::string reason;  // as in the manifest: cadence, sigterm, final, …
-    std::uint64_t bytes = 0;
-    WallTime time;       // of the commit
-    std::string detail;  // why it was quarantined or removed
-
-    friend bool operator==(const CheckpointRecord&, const CheckpointRecord&) = default;
-};
-
-enum class Severity { kInfo, kWarning, kError };
-
-struct EventRecord {
-    std::uint64_t number = 0;  // given by append_event; grows within a job
-    WallTime time;
-    Severity severity = Severity::kInfo;
-    std::string kind;  // "started", "rank_exited", "checkpoint_committed", …
-    std::string text;  // a sentence for people
-
-    friend bool operator==(const EventRecord&, const EventRecord&) = default;
-};
-
-// Of a job's progress the newest records are kept, and the ends of all epochs. What is older is
-// removed now and then, with an append: there may be this many more meanwhile, and one batch.
-inline constexpr std::size_t kProgressRecordsKept = 100'000;
-inline constexpr std::size_t kProgressRecordsSlack = 10'000;
+// Of damaged journals that were moved aside, the newest so many are kept.
+inline constexpr std::size_t kDamagedJournalsKept = 3;
 
 struct OpenReport {
     // Where a damaged journal was moved to, and why; empty if it was sound.
     std::string moved_aside_to;
     std::string damage;
+    std::vector<std::string> pruned;  // damaged journals of before that were removed
+    std::string repaired;             // what was begun anew within a journal that is sound
     bool is_new = false;
+};
+
+// Whether writes arrive. A change is told once, however many writes fail meanwhile.
+struct Health {
+    bool is_failing = false;
+    std::string why;         // the first failure
+    std::uint64_t lost = 0;  // records, since it began to fail
+    std::optional<WallTime> since;
+    std::string
+        moved_aside_to;  // when it works again: where the old journal lies, if it was damaged
+
+    friend bool operator==(const Health&, const Health&) = default;
+};
+
+// Of the records of a job those that can't be read; they are passed over wherever they would occur.
+struct Unreadable {
+    std::uint64_t count = 0;
+    std::string first;  // what is wrong with the first of them
 };
 
 class Journal {
 public:
+    // How long a journal that fails is left alone before it is opened anew.
+    static constexpr nanoseconds kReopenDelay = seconds{10};
+
     // Makes the directory if need be. A journal held by another process is kBusy and left alone; a
     // damaged one is moved to PATH.damaged-TIME and a new one begun.
     [[nodiscard]] static Result<std::unique_ptr<Journal>> open(const std::string& path,
                                                                const Clock& clock,
                                                                OpenReport& report);
+    // For a daemon that must not wait for its history: a journal that could not be opened. It fails
+    // as after a write that failed, and is tried again in the same way.
+    [[nodiscard]] static std::unique_ptr<Journal> open_later(const std::string& path,
+                                                             const Clock& clock, const Error& why);
     // For the CLI, also while a daemon has it open. kNotFound if there is none.
     [[nodiscard]] static Result<std::unique_ptr<Journal>> open_read_only(const std::string& path);
 
@@ -111,9 +78,9 @@ public:
     Journal(const Journal&) = delete;
     Journal& operator=(const Journal&) = delete;
 
-    // After a write that failed (kNoSpace, kIo) later ones fail too. A full disk is looked at again
-    // every few seconds; after any other failure only a journal opened anew takes writes. Reading
-    // goes on.
+    // After a write that failed (kNoSpace, kIo) later ones fail too, until the journal could be
+    // opened anew, which is tried with a write every kReopenDelay. What could not be written
+    // meanwhile is lost. Reading goes on where it can.
 
     // One write for the batch, synced before it returns.
     Result<void> append_progress(const std::string& job, const std::vector<ProgressRecord>& batch);
@@ -123,14 +90,36 @@ public:
     // Synced; fills in the number.
     Result<void> append_event(const std::string& job, EventRecord& event);
 
-    // In order of their keys. `progress`: the last `limit` records, in order.
+    [[nodiscard]] Health health() const;
+    // Called on the thread that writes, when writes begin to fail and when they arrive again. Set
+    // before anybody writes.
+    void on_health_change(std::function<void(const Health&)> listener);
+    // The caller lets records go because they come faster than they can be written: the journal
+    // counts as failing until the caller has caught up and a write arrives.
+    void count_lost(std::uint64_t records, const std::string& why);
+    void caught_up();
+
+    [[nodiscard]] Result<Page<ProgressRecord>> find_progress(const Query& query) const;
+    [[nodiscard]] Result<Page<ProgressRecord>> find_epochs(const Query& query) const;
+    [[nodiscard]] Result<Page<IncarnationRecord>> find_incarnations(const Query& query) const;
+    [[nodiscard]] Result<Page<CheckpointRecord>> find_checkpoints(const Query& query) const;
+    [[nodiscard]] Result<Page<EventRecord>> find_events(const Query& query) const;
+
+    // In order of their keys. `progress` and `events`: the last `limit` records, in order.
     [[nodiscard]] Result<std::vector<ProgressRecord>> progress(const std::string& job,
                                                                std::size_t limit) const;
     [[nodiscard]] Result<std::vector<IncarnationRecord>> incarnations(const std::string& job) const;
     [[nodiscard]] Result<std::vector<CheckpointRecord>> checkpoints(const std::string& job) const;
     [[nodiscard]] Result<std::vector<EventRecord>> events(const std::string& job,
                                                           std::size_t limit) const;
+    // Nullopt: none of this number, or one that can't be read.
+    [[nodiscard]] Result<std::optional<CheckpointRecord>> checkpoint(const std::string& job,
+                                                                     Sequence sequence) const;
+    // The highest number that was ever given, also to a record that can't be read.
+    [[nodiscard]] Result<std::optional<Incarnation>> last_incarnation(const std::string& job) const;
     [[nodiscard]] Result<std::vector<std::string>> jobs() const;  // names, each put by any write
+    // Reads all of a job's records.
+    [[nodiscard]] Result<Unreadable> count_unreadable(const std::string& job) const;
 
 private:
     struct Database;

@@ -1,21 +1,15 @@
 // See records.h.
 #include "journal/records.h"
 
-#include "base/invariant.h"
+#include "journal/json_fields.h"
 
-#include <nlohmann/json.hpp>
-
+#include <algorithm>
 #include <array>
-#include <cmath>
-#include <limits>
-#include <optional>
+#include <charconv>
 #include <utility>
 
 namespace pawl::journal {
 namespace {
-
-// Fields in the order in which they are written: a person reads them in a terminal.
-using Json = nlohmann::ordered_json;
 
 constexpr char kEndOfName = '\0';
 constexpr char kProgressKind = '\0';
@@ -23,8 +17,8 @@ constexpr char kEpochEndKind = '\1';
 
 constexpr std::array<std::string_view, 2> kProgressKinds = {"progress", "epoch_end"};
 constexpr std::array<std::string_view, 3> kIncarnationStates = {"starting", "running", "ended"};
-constexpr std::array<std::string_view, 3> kCheckpointStates = {"committed", "quarantined",
-                                                               "removed"};
+constexpr std::array<std::string_view, 4> kCheckpointStates = {"committed", "quarantined",
+                                                               "removed", "abandoned"};
 constexpr std::array<std::string_view, 3> kSeverities = {"info", "warning", "error"};
 
 void append_big_endian(std::string& key, std::uint64_t number) {
@@ -39,135 +33,6 @@ std::string key_with(const std::string& job, std::uint64_t number) {
     append_big_endian(key, number);
     return key;
 }
-
-std::string dump(const Json& json) {
-    constexpr int kOneLine = -1;
-    return json.dump(kOneLine, ' ', false, Json::error_handler_t::replace);
-}
-
-template <class Enum, std::size_t count>
-std::string name_of(Enum value, const std::array<std::string_view, count>& names) {
-    const auto index = static_cast<std::size_t>(value);
-    invariant(index < count, "an enumerator has a name in the journal");
-    return std::string(names.at(index));
-}
-
-// JSON has no word for the three losses that a diverged training reports.
-Json json_of_loss(double loss) {
-    if (std::isnan(loss)) return nullptr;
-    if (std::isinf(loss)) return loss > 0 ? "inf" : "-inf";
-    return loss;
-}
-
-template <class Value>
-Json json_of(const std::optional<Value>& value) {
-    if (!value) return nullptr;
-    if constexpr (std::is_same_v<Value, WallTime>) {
-        return format_time(*value);
-    } else {
-        return value->value;
-    }
-}
-
-// Takes fields out of a JSON object and remembers the first that was not as it must be, so that a
-// decoder reads like the record; finish() is where that error comes out.
-class Fields {
-public:
-    explicit Fields(std::string_view text) : Fields(Json::parse(text, nullptr, false)) {}
-    explicit Fields(Json object) : object_(std::move(object)) {
-        if (!object_.is_object()) fail("it is no JSON object");
-    }
-
-    std::uint64_t number(const char* name) {
-        const Json& field = at(name);
-        if (field.is_number_unsigned()) return field.get<std::uint64_t>();
-        fail("field '{}' is no whole number from 0", name);
-        return 0;
-    }
-
-    std::int64_t signed_number(const char* name) {
-        const Json& field = at(name);
-        constexpr auto kMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-        const bool fits = !field.is_number_unsigned() || field.get<std::uint64_t>() <= kMax;
-        if (field.is_number_integer() && fits) return field.get<std::int64_t>();
-        fail("field '{}' is no whole number of 64 bits", name);
-        return 0;
-    }
-
-    double loss(const char* name) {
-        const Json& field = at(name);
-        if (field.is_null()) return std::numeric_limits<double>::quiet_NaN();
-        if (field == "inf") return std::numeric_limits<double>::infinity();
-        if (field == "-inf") return -std::numeric_limits<double>::infinity();
-        if (field.is_number()) return field.get<double>();
-        fail("field '{}' is no number, null, \"inf\" or \"-inf\"", name);
-        return 0;
-    }
-
-    std::string text(const char* name) {
-        const Json& field = at(name);
-        if (field.is_string()) return field.get<std::string>();
-        fail("field '{}' is no text", name);
-        return {};
-    }
-
-    WallTime time(const char* name) {
-        const Result<WallTime> time = parse_time(text(name));
-        if (time) return *time;
-        fail("field '{}' is no time: {}", name, time.error().message());
-        return {};
-    }
-
-    template <class Enum, std::size_t count>
-    Enum one_of(const char* name, const std::array<std::string_view, count>& names) {
-        const std::string word = text(name);
-        for (std::size_t index = 0; index < count; ++index) {
-            if (names.at(index) == word) return static_cast<Enum>(index);
-        }
-        fail("field '{}' has a value unknown here: '{}'", name, word);
-        return {};
-    }
-
-    bool is_null(const char* name) { return at(name).is_null(); }
-
-    std::vector<Fields> list(const char* name) {
-        const Json& field = at(name);
-        std::vector<Fields> items;
-        if (!field.is_array()) fail("field '{}' is no list", name);
-        if (field.is_array()) {
-            for (const Json& item : field)
-                items.emplace_back(item);
-        }
-        return items;
-    }
-
-    // For what was found wrong in an item of a list.
-    void take_failure(const Fields& item) {
-        if (!failure_) failure_ = item.failure_;
-    }
-
-    template <class Record>
-    Result<Record> finish(Record record) {
-        if (failure_) return make_error(ErrorKind::kCorrupt, "{}", *failure_);
-        return record;
-    }
-
-private:
-    const Json& at(const char* name) const {
-        static const Json kMissing(Json::value_t::discarded);
-        if (!object_.is_object()) return kMissing;
-        const auto field = object_.find(name);
-        return field == object_.end() ? kMissing : *field;
-    }
-
-    template <class... Args>
-    void fail(fmt::format_string<Args...> format, Args&&... args) {
-        if (!failure_) failure_ = fmt::format(format, std::forward<Args>(args)...);
-    }
-
-    Json object_;
-    std::optional<std::string> failure_;
-};
 
 }  // namespace
 
@@ -200,17 +65,109 @@ std::string key_of(const std::string& job, const EventRecord& record) {
     return key_with(job, record.number);
 }
 
+namespace {
+
+// The numbers of a key behind "JOB 00".
+std::optional<std::uint64_t> number_at(std::string_view numbers, std::size_t offset) {
+    if (numbers.size() < offset + sizeof(std::uint64_t)) return std::nullopt;
+    std::uint64_t number = 0;
+    for (const char byte : numbers.substr(offset, sizeof number))
+        number = number << 8U | static_cast<unsigned char>(byte);
+    return number;
+}
+
+std::string_view numbers_in(std::string_view key) {
+    const std::size_t end = key.find(kEndOfName);
+    return end == std::string_view::npos ? std::string_view() : key.substr(end + 1);
+}
+
+// Digits up to `separator`, which is taken too; all of the text without one.
+std::optional<std::uint64_t> take_number(std::string_view& text, char separator) {
+    const std::size_t end = std::min(text.find(separator), text.size());
+    const std::string_view digits = text.substr(0, end);
+    std::uint64_t number = 0;
+    const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (digits.empty() || parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size())
+        return std::nullopt;
+    text.remove_prefix(std::min(end + 1, text.size()));
+    return number;
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> number_in(std::string_view key) {
+    return number_at(numbers_in(key), 0);
+}
+
+std::string cursor_of(std::string_view key) {
+    const std::string_view numbers = numbers_in(key);
+    const auto first = number_at(numbers, 0);
+    if (!first) return {};
+    const auto second = number_at(numbers, sizeof(std::uint64_t));
+    if (!second) return fmt::format("{}", *first);
+    return fmt::format("{}.{}.{}", *first, *second, is_epoch_end(key) ? 1 : 0);
+}
+
+Result<std::string> key_after(const std::string& job, std::string_view cursor, KeyShape shape) {
+    const auto refuse = [cursor] {
+        return make_error(
+            ErrorKind::kInvalidArgument,
+            "'{}' is no cursor of this table: take 'next' of an earlier answer, or start", cursor);
+    };
+    if (cursor == kStartCursor) return keys_of(job).begin;
+    std::string_view rest = cursor;
+    const auto first = take_number(rest, '.');
+    if (!first) return refuse();
+    std::string key = key_with(job, *first);
+    if (shape == KeyShape::kProgress) {
+        const auto second = take_number(rest, '.');
+        const auto kind = take_number(rest, '.');
+        if (!second || !kind || *kind > 1) return refuse();
+        append_big_endian(key, *second);
+        key.push_back(*kind == 1 ? kEpochEndKind : kProgressKind);
+    }
+    if (!rest.empty() || cursor.back() == '.') return refuse();
+    key.push_back('\0');  // the first key behind it
+    return key;
+}
+
 bool is_epoch_end(std::string_view progress_key) {
     return !progress_key.empty() && progress_key.back() == kEpochEndKind;
 }
 
+namespace {
+
+Json json_of(const std::optional<RankExit>& exit) {
+    if (!exit) return nullptr;
+    Json json = {{"text", exit->text}};
+    if (exit->code) json["code"] = *exit->code;
+    if (exit->signal) json["signal"] = *exit->signal;
+    return json;
+}
+
+// The times of a checkpoint's life, in its order.
+using Moment = std::pair<const char*, std::optional<WallTime> CheckpointRecord::*>;
+constexpr std::array<Moment, 9> kMoments = {Moment{"asked", &CheckpointRecord::asked},
+                                            Moment{"snapshotted", &CheckpointRecord::snapshotted},
+                                            Moment{"durable", &CheckpointRecord::durable},
+                                            Moment{"verified", &CheckpointRecord::verified},
+                                            Moment{"scrubbed", &CheckpointRecord::scrubbed},
+                                            Moment{"pinned", &CheckpointRecord::pinned},
+                                            Moment{"quarantined", &CheckpointRecord::quarantined},
+                                            Moment{"removed", &CheckpointRecord::removed},
+                                            Moment{"abandoned", &CheckpointRecord::abandoned}};
+
+}  // namespace
+
 std::string encode(const ProgressRecord& record) {
-    return dump({{"incarnation", record.incarnation.value},
+    Json json = {{"incarnation", record.incarnation.value},
                  {"step", record.step.value},
                  {"kind", kProgressKinds.at(record.is_epoch_end ? 1 : 0)},
                  {"epoch", record.epoch.value},
                  {"loss", json_of_loss(record.loss)},
-                 {"time", format_time(record.time)}});
+                 {"time", format_time(record.time)}};
+    if (!record.metrics.empty()) json["metrics"] = json_of_numbers(record.metrics);
+    return dump(json);
 }
 
 std::string encode(const IncarnationRecord& record) {
@@ -218,27 +175,33 @@ std::string encode(const IncarnationRecord& record) {
     for (const RankProcess& process : record.ranks) {
         ranks.push_back({{"rank", process.rank.value},
                          {"pid", process.pid},
-                         {"start_ticks", process.start_ticks}});
+                         {"start_ticks", process.start_ticks},
+                         {"exit", json_of(process.exit)}});
+        if (process.output_begin) ranks.back()["output_begin"] = *process.output_begin;
     }
     return dump({{"incarnation", record.incarnation.value},
                  {"state", name_of(record.state, kIncarnationStates)},
                  {"ranks", std::move(ranks)},
                  {"resumed_from", json_of(record.resumed_from)},
                  {"resumed_step", record.resumed_step.value},
+                 {"last_step", json_of(record.last_step)},
                  {"started", format_time(record.started)},
                  {"ended", json_of(record.ended)},
                  {"cause", record.cause}});
 }
 
 std::string encode(const CheckpointRecord& record) {
-    return dump({{"sequence", record.sequence.value},
-                 {"step", record.step.value},
-                 {"epoch", record.epoch.value},
-                 {"state", name_of(record.state, kCheckpointStates)},
-                 {"reason", record.reason},
-                 {"bytes", record.bytes},
-                 {"time", format_time(record.time)},
-                 {"detail", record.detail}});
+    Json json = {
+        {"sequence", record.sequence.value}, {"step", record.step.value},
+        {"epoch", record.epoch.value},       {"state", name_of(record.state, kCheckpointStates)},
+        {"reason", record.reason},           {"bytes", record.bytes},
+        {"time", format_time(record.time)},  {"detail", record.detail}};
+    if (record.incarnation) json["incarnation"] = record.incarnation->value;
+    if (record.request) json["request"] = *record.request;
+    for (const auto& [name, moment] : kMoments) {
+        if (record.*moment) json[name] = format_time(*(record.*moment));
+    }
+    return dump(json);
 }
 
 std::string encode(const EventRecord& record) {
@@ -259,7 +222,8 @@ Result<ProgressRecord> decode<ProgressRecord>(std::string_view value) {
         .epoch = Epoch{fields.number("epoch")},
         .loss = fields.loss("loss"),
         .time = fields.time("time"),
-        .is_epoch_end = fields.one_of<Kind>("kind", kProgressKinds) == Kind::kEpochEnd});
+        .is_epoch_end = fields.one_of<Kind>("kind", kProgressKinds) == Kind::kEpochEnd,
+        .metrics = fields.numbers_if_any("metrics")});
 }
 
 template <>
@@ -274,10 +238,20 @@ Result<IncarnationRecord> decode<IncarnationRecord>(std::string_view value) {
         record.resumed_from = Sequence{fields.number("resumed_from")};
     }
     if (!fields.is_null("ended")) record.ended = fields.time("ended");
+    if (const auto step = fields.number_if_any("last_step")) record.last_step = Step{*step};
     for (Fields& process : fields.list("ranks")) {
-        record.ranks.push_back({.rank = Rank{process.number("rank")},
-                                .pid = process.signed_number("pid"),
-                                .start_ticks = process.number("start_ticks")});
+        RankProcess& rank = record.ranks.emplace_back();
+        rank.rank = Rank{process.number("rank")};
+        rank.pid = process.signed_number("pid");
+        rank.start_ticks = process.number("start_ticks");
+        rank.output_begin = process.number_if_any("output_begin");
+        if (process.has("exit")) {
+            Fields exit = process.object("exit");
+            rank.exit = RankExit{.code = exit.signed_number_if_any("code"),
+                                 .signal = exit.signed_number_if_any("signal"),
+                                 .text = exit.text("text")};
+            process.take_failure(exit);
+        }
         fields.take_failure(process);
     }
     return fields.finish(std::move(record));
@@ -286,15 +260,20 @@ Result<IncarnationRecord> decode<IncarnationRecord>(std::string_view value) {
 template <>
 Result<CheckpointRecord> decode<CheckpointRecord>(std::string_view value) {
     Fields fields(value);
-    return fields.finish(
-        CheckpointRecord{.sequence = Sequence{fields.number("sequence")},
-                         .step = Step{fields.number("step")},
-                         .epoch = Epoch{fields.number("epoch")},
-                         .state = fields.one_of<CheckpointState>("state", kCheckpointStates),
-                         .reason = fields.text("reason"),
-                         .bytes = fields.number("bytes"),
-                         .time = fields.time("time"),
-                         .detail = fields.text("detail")});
+    CheckpointRecord record{.sequence = Sequence{fields.number("sequence")},
+                            .step = Step{fields.number("step")},
+                            .epoch = Epoch{fields.number("epoch")},
+                            .state = fields.one_of<CheckpointState>("state", kCheckpointStates),
+                            .reason = fields.text("reason"),
+                            .bytes = fields.number("bytes"),
+                            .time = fields.time("time"),
+                            .detail = fields.text("detail"),
+                            .request = fields.number_if_any("request")};
+    if (const auto number = fields.number_if_any("incarnation"))
+        record.incarnation = Incarnation{*number};
+    for (const auto& [name, moment] : kMoments)
+        record.*moment = fields.time_if_any(name);
+    return fields.finish(std::move(record));
 }
 
 template <>
@@ -305,6 +284,24 @@ Result<EventRecord> decode<EventRecord>(std::string_view value) {
                                      .severity = fields.one_of<Severity>("severity", kSeverities),
                                      .kind = fields.text("kind"),
                                      .text = fields.text("text")});
+}
+
+std::string_view name_of(IncarnationState state) {
+    return kIncarnationStates.at(static_cast<std::size_t>(state));
+}
+
+std::string_view name_of(CheckpointState state) {
+    return kCheckpointStates.at(static_cast<std::size_t>(state));
+}
+
+std::string_view name_of(Severity severity) {
+    return kSeverities.at(static_cast<std::size_t>(severity));
+}
+
+std::optional<Severity> severity_named(std::string_view name) {
+    const auto* const found = std::find(kSeverities.begin(), kSeverities.end(), name);
+    if (found == kSeverities.end()) return std::nullopt;
+    return static_cast<Severity>(found - kSeverities.begin());
 }
 
 std::string encode_job(WallTime first_seen) {

@@ -9,9 +9,10 @@
 #pragma once
 
 #include "base/result.h"
-#include "journal/journal.h"
+#include "journal/record.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,18 @@ struct KeyRange {
 [[nodiscard]] std::string key_of(const std::string& job, const CheckpointRecord& record);
 [[nodiscard]] std::string key_of(const std::string& job, const EventRecord& record);
 
+// The first number of a key: of its incarnation, checkpoint or event. Nullopt: it is no such key.
+[[nodiscard]] std::optional<std::uint64_t> number_in(std::string_view key);
+
+// A place in a family, as text for people and URLs: the key's numbers, "42" or "3.1200.1". The
+// cursor "start" is the place before all records.
+inline constexpr std::string_view kStartCursor = "start";
+enum class KeyShape { kNumber, kProgress };
+[[nodiscard]] std::string cursor_of(std::string_view key);
+// The least key behind that place. kInvalidArgument for what is no cursor of such keys.
+[[nodiscard]] Result<std::string> key_after(const std::string& job, std::string_view cursor,
+                                            KeyShape shape);
+
 // Of a key in `progress`.
 [[nodiscard]] bool is_epoch_end(std::string_view progress_key);
 
@@ -54,6 +67,12 @@ template <>
 Result<CheckpointRecord> decode<CheckpointRecord>(std::string_view value);
 template <>
 Result<EventRecord> decode<EventRecord>(std::string_view value);
+
+// The words that stand for them in records, in answers and on the command line.
+[[nodiscard]] std::string_view name_of(IncarnationState state);
+[[nodiscard]] std::string_view name_of(CheckpointState state);
+[[nodiscard]] std::string_view name_of(Severity severity);
+[[nodiscard]] std::optional<Severity> severity_named(std::string_view name);
 
 // The values of `jobs` and of meta's "format".
 [[nodiscard]] std::string encode_job(WallTime first_seen);

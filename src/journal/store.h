@@ -3,11 +3,10 @@
 // Knows RocksDB, and of the records only the column families they lie in. Takes and gives bytes.
 #pragma once
 
-#include "base/file_system.h"
 #include "base/result.h"
-#include "base/units.h"
 #include "journal/records.h"
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -36,13 +35,8 @@ struct Change {
     Family family = Family::kMeta;
     std::string key;
     std::optional<std::string> value;  // nullopt: the key is removed
+    std::string range_end;             // not empty: all keys of [key, range_end) are removed
 };
-
-// Whether a database was begun in the directory. kCorrupt if it has lost the file that says so.
-Result<bool> holds_database(FileSystem& fs, const std::string& path);
-
-// Renames a damaged journal that nobody holds to PATH.damaged-TIME, and says to what.
-Result<std::string> move_aside(FileSystem& fs, const std::string& path, WallTime now);
 
 // An open database of a known format. Thread-safe.
 class Store {
@@ -59,6 +53,8 @@ public:
 
     // All of them or none; durable when this returns without an error.
     Result<void> write_synced(const std::vector<Change>& changes);
+    // A write has failed, or it is read-only: only a store that is opened anew takes writes.
+    [[nodiscard]] bool needs_reopening() const { return needs_reopening_; }
 
     [[nodiscard]] Result<std::optional<std::string>> get(Family family,
                                                          const std::string& key) const;
@@ -69,6 +65,11 @@ public:
     using Visitor = std::function<Result<bool>(std::string_view key, std::string_view value)>;
     // Last first.
     Result<void> visit_backwards(Family family, const KeyRange& range, const Visitor& visit) const;
+    // First first.
+    Result<void> visit(Family family, const KeyRange& range, const Visitor& visit) const;
+
+    // What was not there when it was opened and was begun anew, though the rest is sound; else "".
+    [[nodiscard]] const std::string& repaired() const { return repaired_; }
 
 private:
     enum class Access { kReadOnly, kReadWrite };
@@ -79,6 +80,8 @@ private:
     [[nodiscard]] Result<bool> has_known_format(const std::string& path) const;
     Result<void> verify_blocks() const;
 
+    std::string repaired_;
+    std::atomic<bool> needs_reopening_{false};
     std::unique_ptr<rocksdb::DB> database_;
     std::vector<rocksdb::ColumnFamilyHandle*> handles_;  // in the order of Family, then the default
 };

@@ -34,6 +34,9 @@ CORE = [
     "checkpoint/name",
     "checkpoint/retention",
     "config/changes",
+    "control/http",
+    "journal/query",
+    "journal/thinning",
 ]
 NOT_IN_CORE = {
     "base/clock.h",

@@ -274,36 +274,6 @@ TEST_F(JournalTest, EventsOfSeveralThreadsGetEachItsNumber) {
     EXPECT_EQ(numbers.back(), 200U);
 }
 
-TEST_F(JournalTest, OldProgressGoesButTheEndsOfEpochsStay) {
-    constexpr std::size_t kBatch = 5'000;
-    constexpr std::size_t kSteps = kProgressRecordsKept + 6 * kProgressRecordsSlack;
-    constexpr std::size_t kEpochSteps = 1'000;
-    const auto journal = open();
-
-    for (std::size_t begin = 0; begin < kSteps; begin += kBatch) {
-        std::vector<ProgressRecord> batch;
-        for (std::size_t step = begin; step < begin + kBatch; ++step) {
-            batch.push_back(progress(0, step));
-            if (step % kEpochSteps == 0) batch.push_back(progress(0, step, true));
-        }
-        ASSERT_TRUE(journal->append_progress("lm", batch));
-    }
-    const auto records = journal->progress("lm", kSteps * 2).value();
-
-    const auto ends =
-        std::count_if(records.begin(), records.end(),
-                      [](const ProgressRecord& record) { return record.is_epoch_end; });
-    const std::size_t steps = records.size() - static_cast<std::size_t>(ends);
-    EXPECT_EQ(ends, static_cast<std::ptrdiff_t>(kSteps / kEpochSteps));
-    EXPECT_GE(steps, kProgressRecordsKept);
-    EXPECT_LE(steps, kProgressRecordsKept + kProgressRecordsSlack + 2 * kBatch);
-    EXPECT_EQ(records.back(), progress(0, kSteps - 1));
-    const auto oldest =
-        std::find_if(records.begin(), records.end(),
-                     [](const ProgressRecord& record) { return !record.is_epoch_end; });
-    EXPECT_EQ(oldest->step, Step{kSteps - steps});  // what is kept has no gap
-}
-
 TEST_F(JournalTest, ASecondOpenIsBusyAndChangesNothing) {
     const auto journal = open();
     append_events(*journal, "lm", 1);

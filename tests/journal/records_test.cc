@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 namespace pawl::journal {
 namespace {
@@ -91,15 +92,23 @@ TEST(JournalRecords, ComeBackAsTheyWere) {
     expect_round_trip(
         IncarnationRecord{.incarnation = Incarnation{7},
                           .state = IncarnationState::kEnded,
-                          .ranks = {{.rank = Rank{0}, .pid = 4711, .start_ticks = 99},
-                                    {.rank = Rank{1}, .pid = -1, .start_ticks = kHighest}},
+                          .ranks = {{.rank = Rank{0},
+                                     .pid = 4711,
+                                     .start_ticks = 99,
+                                     .exit = RankExit{.code = 3, .text = "exited with code 3"},
+                                     .output_begin = 4096},
+                                    {.rank = Rank{1},
+                                     .pid = -1,
+                                     .start_ticks = kHighest,
+                                     .exit = RankExit{.signal = 9, .text = "was killed"}}},
                           .resumed_from = Sequence{42},
                           .resumed_step = Step{1200},
+                          .last_step = Step{1300},
                           .started = kTime,
                           .ended = kTime + milliseconds{1},
                           .cause = "rank 1: killed by SIGKILL"});
-    for (const CheckpointState state :
-         {CheckpointState::kCommitted, CheckpointState::kQuarantined, CheckpointState::kRemoved}) {
+    for (const CheckpointState state : {CheckpointState::kCommitted, CheckpointState::kQuarantined,
+                                        CheckpointState::kRemoved, CheckpointState::kAbandoned}) {
         expect_round_trip(CheckpointRecord{.sequence = Sequence{42},
                                            .step = Step{1200},
                                            .epoch = Epoch{3},
@@ -156,6 +165,88 @@ TEST(JournalRecords, TakeTextThatIsNoUtf8) {
 
     ASSERT_TRUE(decoded.has_value()) << decoded.error().text();
     EXPECT_EQ(decoded->text, "broken \xef\xbf\xbd byte");
+}
+
+TEST(JournalRecords, KeepAWholeLifeOfACheckpoint) {
+    CheckpointRecord record{.sequence = Sequence{42},
+                            .time = kTime,
+                            .incarnation = Incarnation{3},
+                            .request = 7,
+                            .asked = kTime,
+                            .snapshotted = kTime + milliseconds{1},
+                            .durable = kTime + milliseconds{2},
+                            .verified = kTime + milliseconds{3},
+                            .scrubbed = kTime + milliseconds{4},
+                            .pinned = kTime + milliseconds{5},
+                            .quarantined = kTime + milliseconds{6},
+                            .removed = kTime + milliseconds{7},
+                            .abandoned = kTime + milliseconds{8}};
+    expect_round_trip(record);
+    record.request.reset();
+    record.scrubbed.reset();
+    expect_round_trip(record);
+}
+
+TEST(JournalRecords, KeepTheMetricsOfAnEpochsEnd) {
+    ProgressRecord record = progress(0, 1, true);
+    record.metrics = {{"accuracy", 0.91}, {"grad norm", std::numeric_limits<double>::infinity()}};
+
+    expect_round_trip(record);
+}
+
+// As the first pawl wrote them, byte for byte.
+TEST(JournalRecords, OfAnOlderPawlAreReadWithNothingWhereItWroteNothing) {
+    const auto progress_record = decode<ProgressRecord>(
+        R"({"incarnation":2,"step":1200,"kind":"epoch_end","epoch":3,"loss":0.1,)"
+        R"("time":"2026-11-24T08:25:58.123Z"})");
+    const auto incarnation = decode<IncarnationRecord>(
+        R"({"incarnation":7,"state":"ended","ranks":[{"rank":0,"pid":47,"start_ticks":99}],)"
+        R"("resumed_from":42,"resumed_step":1200,"started":"2026-11-24T08:25:58.123Z",)"
+        R"("ended":"2026-11-24T08:25:58.124Z","cause":"finished"})");
+    const auto checkpoint = decode<CheckpointRecord>(
+        R"({"sequence":42,"step":1200,"epoch":3,"state":"removed","reason":"cadence","bytes":5,)"
+        R"("time":"2026-11-24T08:25:58.123Z","detail":"retention"})");
+
+    ASSERT_TRUE(progress_record && incarnation && checkpoint);
+    EXPECT_EQ(*progress_record, progress(2, 1200, true));
+    EXPECT_EQ(incarnation->ranks.at(0).exit, std::nullopt);
+    EXPECT_EQ(incarnation->last_step, std::nullopt);
+    EXPECT_EQ(*checkpoint, (CheckpointRecord{.sequence = Sequence{42},
+                                             .step = Step{1200},
+                                             .epoch = Epoch{3},
+                                             .state = CheckpointState::kRemoved,
+                                             .reason = "cadence",
+                                             .bytes = 5,
+                                             .time = kTime,
+                                             .detail = "retention"}));
+}
+
+TEST(JournalRecords, RefuseAFieldOfALaterPawlsThatIsWrong) {
+    EXPECT_FALSE(decode<CheckpointRecord>(
+        R"({"sequence":42,"step":1200,"epoch":3,"state":"removed","reason":"cadence","bytes":5,)"
+        R"("time":"2026-11-24T08:25:58.123Z","detail":"","durable":7})"));
+    EXPECT_FALSE(decode<ProgressRecord>(
+        R"({"incarnation":2,"step":1200,"kind":"progress","epoch":3,"loss":0.1,)"
+        R"("time":"2026-11-24T08:25:58.123Z","metrics":[1]})"));
+}
+
+TEST(JournalCursors, NameThePlaceBehindAKey) {
+    const std::string event = key_of("lm", EventRecord{.number = 42});
+    const std::string end = key_of("lm", progress(3, 1200, true));
+
+    EXPECT_EQ(cursor_of(event), "42");
+    EXPECT_EQ(cursor_of(end), "3.1200.1");
+    for (const auto& [key, cursor, shape] : {std::tuple{event, "42", KeyShape::kNumber},
+                                             std::tuple{end, "3.1200.1", KeyShape::kProgress}}) {
+        const auto after = key_after("lm", cursor, shape);
+        ASSERT_TRUE(after.has_value());
+        EXPECT_GT(*after, key);
+        EXPECT_EQ(after->substr(0, key.size()), key) << "nothing may lie between them";
+    }
+    EXPECT_LE(key_after("lm", kStartCursor, KeyShape::kNumber).value(),
+              key_of("lm", EventRecord{.number = 0}));
+    EXPECT_EQ(number_in(event), 42U);
+    EXPECT_EQ(number_in("lm"), std::nullopt);
 }
 
 TEST(JournalRecords, IgnoreFieldsOfANewerPawl) {
