@@ -48,12 +48,24 @@ DaemonStatus sample() {
                            .detail = std::string(100, 'w'),
                            .loss = 1,
                            .checkpoint_directory = "/c"};
-    return {.version = "0.1.0",
-            .pid = 99,
-            .started = now - std::chrono::hours{30},
-            .now = now,
-            .state_directory = "/var/lib/pawl",
-            .jobs = {running, failed}};
+    return {
+        .version = "0.1.0",
+        .pid = 99,
+        .started = now - std::chrono::hours{30},
+        .now = now,
+        .state_directory = "/var/lib/pawl",
+        .journal = {.is_failing = true, .why = "no room", .lost = 7, .since = now - seconds{90}},
+        .jobs = {running, failed}};
+}
+
+TEST(Status, ShowsAJournalThatFailsAndNoneThatWorks) {
+    DaemonStatus status = sample();
+    EXPECT_THAT(to_text(status),
+                HasSubstr("journal FAILING for 1m30s, 7 records lost; training goes on\n"
+                          "  why         no room\n"));
+
+    status.journal = {};
+    EXPECT_THAT(to_text(status), testing::Not(HasSubstr("journal")));
 }
 
 TEST(Status, IsTheSameAfterAJourneyThroughJson) {

@@ -144,8 +144,10 @@ class Place:
         return Ended(done.returncode, done.stdout + done.stderr)
 
     def json(self, *words: str) -> Any:
+        """What it prints as JSON; of the journal the records, without the cursor around them."""
         done = self.pawl(*words, "--json")
-        return json.loads(done.output)
+        answer = json.loads(done.output)
+        return answer["records"] if words[0] == "journal" else answer
 
     def job(self) -> dict[str, Any] | None:
         """The job's status, or None while no daemon answers."""
