@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ TABLES = ["events", "progress", "epochs", "incarnations", "checkpoints"]
 REQUESTS: dict[tuple[str, str, str], str] = {
     ("get", "/healthz", "200"): "/healthz",
     ("get", "/v1/status", "200"): "/v1/status",
+    ("post", "/v1/reload", "200"): "/v1/reload",
+    ("post", "/v1/reload", "400"): "/v1/reload",
+    ("post", "/v1/reload", "409"): "/v1/reload",
     ("post", "/v1/jobs/{job}/checkpoint", "202"): "/v1/jobs/run/checkpoint",
     ("post", "/v1/jobs/{job}/checkpoint", "404"): "/v1/jobs/none/checkpoint",
     ("post", "/v1/jobs/{job}/checkpoint", "409"): "/v1/jobs/run/checkpoint",
@@ -113,8 +117,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def asked_of_a_running_job() -> list[tuple[str, str, str]]:
-    """Those that stop the job come last; a conflict is asked for in a test of its own."""
-    return sorted((key for key in REQUESTS if key[2] != "409"), key=lambda key: (key[1].endswith("/stop"), key))
+    """Those that stop the job come last; what needs a pawld is asked for in tests of their own."""
+    elsewhere = [key for key in REQUESTS if key[2] == "409" or key[1] == "/v1/reload"]
+    return sorted((key for key in REQUESTS if key not in elsewhere), key=lambda key: (key[1].endswith("/stop"), key))
 
 
 @pytest.mark.parametrize(("method", "path", "status"), asked_of_a_running_job())
@@ -145,6 +150,28 @@ def test_what_a_job_can_not_do_now_is_a_conflict(idle: Place, verb: str) -> None
     path = f"/v1/jobs/{{job}}/{verb}"
 
     check(ask(idle, "post", REQUESTS["post", path, "409"]), "post", path, "409")
+
+
+def test_a_reload_is_answered_as_described(idle: Place) -> None:
+    configuration = idle.path / "pawld.yaml"
+    sound = configuration.read_text()
+    configuration.write_text(sound + "  second:\n    command: ['true']\n    checkpoint: {directory: second}\n")
+
+    body = check(ask(idle, "post", "/v1/reload"), "post", "/v1/reload", "200")
+    assert [(one["what"], one["job"]) for one in body["changes"]] == [("added", "second")]
+
+    configuration.write_text("rubbish")
+    check(ask(idle, "post", "/v1/reload"), "post", "/v1/reload", "400")
+
+
+def test_under_pawl_run_there_is_nothing_to_reload(place: Place) -> None:
+    daemon = place.start(["sh", "-c", "exec sleep 1000"])
+    wait_for(place.job, "the daemon")
+
+    check(ask(place, "post", "/v1/reload"), "post", "/v1/reload", "409")
+
+    daemon.send_signal(signal.SIGTERM)
+    place.end(daemon)
 
 
 def test_rubbish_is_refused_and_the_next_request_is_answered(idle: Place) -> None:
