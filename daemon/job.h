@@ -163,6 +163,8 @@ private:
     void note_stall(const staging::Progress& last);
     void note_cost(nanoseconds write);
     void plan_first_scrub();
+    void replan_scrub();
+    void stop_scrubbing();
     void scrub();
     void scrubbed(const checkpoint::Scrubbed& result);
     void look_at_suspects();

@@ -112,6 +112,20 @@ void JobRunner::plan_first_scrub() {
     scrub_timer_.start(delay);
 }
 
+void JobRunner::replan_scrub() {
+    scrub_timer_.stop();
+    if (config_.checkpoint.scrub_every) scrub_timer_.start(*config_.checkpoint.scrub_every);
+}
+
+// For good. One that is under way ends before its next read, and its answer changes nothing.
+void JobRunner::stop_scrubbing() {
+    config_.checkpoint.scrub_every.reset();
+    replan_scrub();
+    suspect_timer_.stop();
+    suspects_.clear();
+    scrubber_.reset();
+}
+
 void JobRunner::scrub() {
     scrub_timer_.start(*config_.checkpoint.scrub_every);
     if (is_scrubbing_) return;  // a large directory takes longer than the period
@@ -124,6 +138,7 @@ void JobRunner::scrub() {
 
 void JobRunner::scrubbed(const checkpoint::Scrubbed& result) {
     is_scrubbing_ = false;
+    if (result.was_stopped || !scrubber_) return;
     for (const std::string& why : result.unread)
         report(ReportLevel::kWarning, "checkpoint", "scrub: " + why);
     checkpoint_worker_.post([this, valid = result.valid] {

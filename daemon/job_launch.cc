@@ -58,12 +58,13 @@ void JobRunner::launch(Incarnation number) {
         rank.output_path = join_path(config_.output_directory, fmt::format("rank-{:05}.log", i));
     }
     // Both at once: ranks import and build while checkpoints are verified, and wait in `attach`.
-    checkpoint_worker_.post([this, number] {
+    // The policy is taken along: a reload may change the configuration meanwhile.
+    checkpoint_worker_.post([this, number, retention = retention_of(config_.checkpoint)] {
         auto choice = std::make_shared<Result<checkpoint::Choice>>(store_.choose());
         // Room that the policy gives back is given before it is needed: a disk that is full of what
         // nobody wants must not keep the next checkpoint from being made.
         if (*choice) {
-            for (std::string& warning : store_.apply_retention(retention_of(config_.checkpoint))) {
+            for (std::string& warning : store_.apply_retention(retention)) {
                 (*choice)->warnings.push_back(std::move(warning));
             }
         }

@@ -18,9 +18,11 @@ supervisor::JobPolicy JobRunner::policy_of(const config::JobConfig& config) {
 
 void JobRunner::reconfigure(const config::JobConfig& wanted) {
     const config::CadenceConfig before = config_.checkpoint.cadence;
+    const std::optional<nanoseconds> scrub_every_before = config_.checkpoint.scrub_every;
     config::adopt(wanted, config_, config::Applies::kAtOnce);
     policy_ = policy_of(config_);
     pending_config_ = wanted;
+    if (config_.checkpoint.scrub_every != scrub_every_before) replan_scrub();
     if (config_.checkpoint.cadence == before || !launch_ || !launch_->coordinator) return;
     carry_out(launch_->coordinator->change_cadence(cadence(), services_.clock.monotonic_now()));
 }
@@ -46,6 +48,7 @@ void JobRunner::settle(std::function<void()> done) {
     is_reclaiming_ = false;
     leftovers_.clear();
     server_.reset();
+    stop_scrubbing();
     settle_round(kRounds, done);
 }
 

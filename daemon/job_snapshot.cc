@@ -321,14 +321,15 @@ void JobRunner::persist(const checkpoint::Persist& work) {
         origin.asked = asked->second;
     // Requests are served in their order.
     launch_->asked.erase(launch_->asked.begin(), launch_->asked.lower_bound(work.request));
-    checkpoint_worker_.post([this, number = launch_->number, work, manifest, held, origin] {
+    checkpoint_worker_.post([this, number = launch_->number, work, manifest, held, origin,
+                             retention = retention_of(config_.checkpoint)] {
         ledger_.beginning(origin);
         std::vector<checkpoint::RankImage> images;
         for (const Held& one : held) {
             images.push_back(
                 {.rank = one.rank, .bytes = one.arena->mapping.bytes().first(one.bytes)});
         }
-        auto result = store_.commit(manifest, images, retention_of(config_.checkpoint));
+        auto result = store_.commit(manifest, images, retention);
         services_.loop.post([this, number, work, result] { persisted(number, work, result); });
     });
 }
