@@ -263,8 +263,7 @@ std::string to_text(const DaemonStatus& status) {
             add_line(text, "failed", fmt::format("{} checkpoint attempts", job.attempts_failed));
         }
         if (job.scrubbed) {
-            add_line(text, "scrubbed",
-                     fmt::format("{} ago", format_duration(status.now - *job.scrubbed)));
+            add_line(text, "scrubbed", format_age(*job.scrubbed, status.now));
         }
         if (job.damaged_found > 0) {
             add_line(text, "DAMAGED", fmt::format("{} found by scrubs", job.damaged_found));

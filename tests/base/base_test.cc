@@ -41,7 +41,8 @@ TEST(Error, MapsErrnoToFewKinds) {
     for (const Case& one :
          {Case{ENOENT, ErrorKind::kNotFound}, Case{EEXIST, ErrorKind::kAlreadyExists},
           Case{EDQUOT, ErrorKind::kNoSpace}, Case{EIO, ErrorKind::kIo},
-          Case{EAGAIN, ErrorKind::kBusy}, Case{EACCES, ErrorKind::kIo}}) {
+          Case{EAGAIN, ErrorKind::kBusy}, Case{EACCES, ErrorKind::kUnavailable},
+          Case{EMFILE, ErrorKind::kUnavailable}, Case{ENOMEM, ErrorKind::kUnavailable}}) {
         EXPECT_EQ(error_from_code(one.code, "x").kind(), one.kind) << one.code;
     }
 }
