@@ -138,6 +138,8 @@ void JobRunner::send_verdict(RankHolder& rank) {
     rank.last.epoch = resume.epoch;
     server_->send(*rank.session, resume,
                   file.is_open() ? std::vector<int>{file.get()} : std::vector<int>{});
+    // A stop that came first was a SIGTERM, which a trainer leaves to its daemon: told again, here.
+    if (is_draining()) carry_out(launch_->coordinator->ask_to_stop());
     launch_->all_attached = std::ranges::all_of(launch_->ranks, &RankHolder::has_verdict);
     if (launch_->all_attached)
         carry_out(launch_->coordinator->begin(services_.clock.monotonic_now()));

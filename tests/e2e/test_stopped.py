@@ -196,3 +196,18 @@ def test_status_reads_well_at_80_columns(place: Place) -> None:
         assert word in text
     place.end(daemon)
     place.end(place.start())
+
+
+def test_a_rank_that_attaches_after_the_stop_leaves_at_once(place: Place) -> None:
+    # Its handler of SIGTERM leaves the stop to the daemon, which it had not met yet.
+    script = 'trap "" TERM; touch waits; while [ ! -e go ]; do sleep 0.02; done; exec "$@"'
+    daemon = place.start(["sh", "-c", script, "late", *place.trainer("--epochs", "1000")], ["--every-steps", "1000"])
+    wait_for(lambda: (place.path / "waits").exists(), "the rank")
+
+    daemon.send_signal(signal.SIGTERM)
+    wait_for(lambda: "stopping ranks that are not attached" in place.output(), "the stop")
+    (place.path / "go").touch()
+    stopped = place.end(daemon, deadline_s=25)
+
+    assert stopped.code == 75, stopped.output
+    assert "ranks that did not leave in time" not in stopped.output
