@@ -94,7 +94,7 @@ TEST_F(StandaloneDirectory, ThatIsAFileOrALinkToNothingIsRefusedByName) {
     std::filesystem::remove(directory_);
     UniqueFd(::open(directory_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
     EXPECT_EQ(attach_here(), nullptr);
-    EXPECT_THAT(pawl_last_error(), HasSubstr("Not a directory"));
+    EXPECT_THAT(pawl_last_error(), HasSubstr("is no directory"));
 }
 
 TEST_F(StandaloneDirectory, ThatIsReadOnlyIsRefusedByName) {
