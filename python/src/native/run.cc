@@ -53,7 +53,17 @@ std::vector<pawl_metric> views_of(const std::vector<std::pair<std::string, doubl
     return views;
 }
 
+// A daemon that is gone costs snapshots, never the training. libpawl says it once, and so does
+// this. nullptr, and an exception, if warnings are made one.
+PyObject* warn_of_lost_daemon(const std::string& text, PyObject* result) {
+    if (PyErr_WarnEx(PyExc_RuntimeWarning, text.c_str(), 1) == 0) return result;
+    Py_DECREF(result);
+    return nullptr;
+}
+
 PyObject* actions_or_error(int code, std::uint32_t actions) {
+    if (code == PAWL_E_DISCONNECTED)
+        return warn_of_lost_daemon(pawl_last_error(), PyLong_FromUnsignedLong(0));
     return code < 0 ? raise_last(code) : PyLong_FromUnsignedLong(actions);
 }
 
@@ -146,6 +156,7 @@ PyObject* snapshot_begin(PyObject* self, PyObject* arguments) {
         code = pawl_snapshot_begin(run, bytes, &image);
         if (code < 0) text = pawl_last_error();
     }
+    if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, Py_BuildValue(""));
     if (code < 0) return raise(code, text);
     if (code == PAWL_SKIPPED) Py_RETURN_NONE;
     PyObject* const view = PyMemoryView_FromMemory(static_cast<char*>(image),
@@ -170,6 +181,7 @@ PyObject* snapshot_seal(PyObject* self, PyObject* arguments) {
         code = pawl_snapshot_seal(run, views.data(), views.size());
         if (code < 0) text = pawl_last_error();
     }
+    if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, Py_BuildValue(""));
     if (code < 0) return raise(code, text);
     Py_RETURN_NONE;
 }
@@ -195,6 +207,7 @@ PyObject* finish(PyObject* self, PyObject*) {
         code = pawl_finish(run, &actions);
         if (code < 0) text = pawl_last_error();
     }
+    if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, PyLong_FromUnsignedLong(0));
     return code < 0 ? raise(code, text) : PyLong_FromUnsignedLong(actions);
 }
 
