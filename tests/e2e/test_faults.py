@@ -92,7 +92,7 @@ def assert_goes_on(directory: Path, durable: list[int], damaged: set[int], what:
     assert not durable or int(chosen) >= max(durable), f"{what}: {max(durable)} was durable, {chosen} is resumed"
     assert set(validity(after)) == set(valid), what
     assert after.durable[0] > max([*used, *durable], default=0), f"{what}: a sequence is used twice"
-    left = {path.name for path in directory.iterdir()} - {".lock", "latest", "quarantine"}
+    left = {path.name for path in directory.iterdir()} - {".lock", "latest", "quarantine", "abandoned"}
     assert not [name for name in left if not name[0].isdigit()], f"{what}: left over: {left}"
     assert (directory / "latest").readlink() == Path(f"{after.durable[0]:06}-step-90"), what
     there = {path.name for path in directory.rglob("*-step-*") if path.is_dir()}
