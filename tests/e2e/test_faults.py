@@ -120,6 +120,89 @@ def test_a_kill_between_any_two_calls_loses_nothing_and_leaves_nothing(tmp_path:
     assert at_each_call(killed_before) >= scenario.calls_min
 
 
+ROLLBACKS = {
+    "open": ("open rollback:2", 0),
+    "open choose:9": ("open choose:9 rollback:2", 0),
+    # As after a kill: what the start before had to complete.
+    "decided": ("open choose:9", 2),
+}
+
+
+@pytest.mark.parametrize("name", ROLLBACKS)
+def test_a_kill_between_any_two_calls_of_a_rollback_leaves_the_state_before_or_after(tmp_path: Path, name: str) -> None:
+    commands, decided = ROLLBACKS[name]
+    template = tmp_path / "template" / "checkpoints"
+    template.parent.mkdir()
+    assert drive(template, "open commit:10:9 commit:20:9 commit:30:9 commit:40:9").durable == [1, 2, 3, 4]
+    if decided:
+        copy = copies_of(template, tmp_path)(0)
+        calls = drive(copy, "open rollback:2", Fault(copy)).calls
+        moved = next(call for call in calls if call.kind == "rename" and call.name == "000003-step-30")
+        assert drive(template, "open rollback:2", Fault(template, moved.number, "kill-after")).code == KILLED
+    copy_to = copies_of(template, tmp_path)
+    numbers = set()
+
+    def killed_before(number: int) -> bool:
+        directory = copy_to(number)
+        run = drive(directory, commands, Fault(directory, number))
+        what = f"killed before call {number} ({run.calls[-1:]})"
+        assert set(validity(drive(directory, "verify")).values()) == {"valid"}, what
+
+        after = drive(directory, "open choose:99 verify commit:90:99")
+
+        assert not after.all("error") and not after.all("warning"), f"{what}: {after.text}"
+        chosen = int(after.one("ok choose ").split()[0])
+        numbers.add(chosen)
+        assert chosen in (2, 4), f"{what}: half rolled back: {after.text}"
+        if decided or run.all("ok rollback ") or run.code != KILLED:
+            assert chosen == 2, f"{what}: {after.text}"
+        assert validity(after) == {sequence: "valid" for sequence in range(1, chosen + 1)}, f"{what}: {after.text}"
+        assert after.durable == [5], f"{what}: a sequence is used twice"
+        # Nothing is lost: what was newer is kept whole, with what verifies it.
+        abandoned = directory / "abandoned"
+        kept = sorted(path.name for path in abandoned.iterdir() if path.is_dir()) if abandoned.exists() else []
+        assert kept == (["000003-step-30", "000004-step-40"] if chosen == 2 else []), f"{what}: {kept}"
+        assert all((abandoned / name / "manifest.json").exists() for name in kept), what
+        names = {path.name for path in directory.iterdir() if not path.name[0].isdigit()}
+        assert names <= {".lock", "latest", "abandoned"}, f"{what}: left over: {names}"
+        assert (directory / "latest").readlink() == Path("000005-step-90"), what
+        shutil.rmtree(directory.parent)
+        return run.code == KILLED
+
+    assert at_each_call(killed_before) >= 10
+    assert numbers == ({2} if decided else {2, 4})
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_call_of_a_rollback_that_fails_is_said_and_the_rollback_is_undone_or_completed(
+    tmp_path: Path, error: str
+) -> None:
+    template = tmp_path / "template" / "checkpoints"
+    template.parent.mkdir()
+    drive(template, "open commit:10:9 commit:20:9 commit:30:9 commit:40:9")
+    copy = copies_of(template, tmp_path)
+
+    def failed_at(number: int) -> bool:
+        directory = copy(number)
+        run = drive(directory, "open rollback:2", Fault(directory, number, error))
+        hit = [call for call in run.calls if call.number == number]
+        what = f"{error} at {hit}: {run.text}"
+        assert run.all("error") or run.all("warning") or run.all("ok rollback "), what
+
+        after = drive(directory, "open choose:99 verify commit:90:99")
+
+        assert not after.all("error") and not after.all("warning"), f"{what}: {after.text}"
+        chosen = int(after.one("ok choose ").split()[0])
+        assert chosen in (2, 4), f"{what}: half rolled back: {after.text}"
+        assert chosen == 2 or run.all("error"), f"{what}: {after.text}"
+        assert validity(after) == {sequence: "valid" for sequence in range(1, chosen + 1)}, what
+        assert len([path for path in directory.rglob("*-step-*") if path.is_dir()]) == 5, f"{what}: lost"
+        shutil.rmtree(directory.parent)
+        return bool(hit)
+
+    assert at_each_call(failed_at) >= 10
+
+
 # ---- a disk that fails ----
 
 # Of one commit: what went before, the commit that meets the fault, and one that does not.
@@ -432,7 +515,7 @@ def test_a_call_of_the_daemon_that_fails_does_not_end_or_change_the_training(
 # ---- a disk that can't be read ----
 
 
-@pytest.mark.parametrize("error", ["EIO", "EINTR"])
+@pytest.mark.parametrize("error", ["EIO", "EINTR", "EMFILE", "EACCES"])
 def test_a_read_that_fails_once_at_a_start_sets_no_valid_checkpoint_aside(tmp_path: Path, error: str) -> None:
     template = tmp_path / "template" / "checkpoints"
     template.parent.mkdir()
@@ -445,9 +528,10 @@ def test_a_read_that_fails_once_at_a_start_sets_no_valid_checkpoint_aside(tmp_pa
         hit = [call for call in run.calls if call.number == number]
         what = f"{error} at {hit}: {run.text}"
         assert not (directory / "quarantine").exists(), what
-        # A directory that can't be listed is the caller's to judge: nothing is begun without it.
+        # Nothing is begun without knowing what is there; nor is that taken for damage.
         chosen = run.all("ok choose ")
-        assert chosen == ["3 30"] or (not chosen and "list directory" in run.one("error choose ")), what
+        assert chosen == ["3 30"] or (not chosen and hit[0].path in run.one("error choose ")), what
+        assert chosen or error in ("EMFILE", "EACCES") or "list directory" in run.text, what
         assert_goes_on(directory, [1, 2, 3], set(), what)
         shutil.rmtree(directory.parent)
         return bool(hit)

@@ -5,6 +5,7 @@
 //   open            as a daemon opens it: made, locked, swept
 //   choose:KEEP     as a launch does it: verify, quarantine, retention
 //   commit:STEP:KEEP[:WORDS]   two ranks' images, the second of so many words
+//   rollback:SEQUENCE
 //   verify          every committed checkpoint; changes nothing
 //   descriptors     how many this process has
 //
@@ -112,6 +113,15 @@ private:
         return fmt::format("{} {}", committed->manifest.sequence, step);
     }
 
+    // tools/, `pawl rollback`.
+    Result<std::string> rollback(const Words& words) {
+        const auto done = store_.rollback(Sequence{number(words, 1, 0)});
+        if (!done) return done.error();
+        for (const std::string& warning : done->warnings)
+            say("warning rollback " + warning);
+        return fmt::format("{} {}", words.at(1), done->abandoned.size());
+    }
+
     Result<std::string> verify() {
         const auto listed = store_.list();
         if (!listed) return listed.error();
@@ -139,6 +149,7 @@ private:
         {"open", [this](const Words&) { return open(); }},
         {"choose", [this](const Words& words) { return choose(words); }},
         {"commit", [this](const Words& words) { return commit(words); }},
+        {"rollback", [this](const Words& words) { return rollback(words); }},
         {"verify", [this](const Words&) { return verify(); }},
         {"descriptors", [](const Words&) { return descriptors(); }},
     };
