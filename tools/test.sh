@@ -22,8 +22,14 @@ tools/build.sh default
 say "unit tests"
 ctest --test-dir build --output-on-failure --no-tests=error --parallel 2 | tail -n 15
 
-say "files read and written by PyTorch"
-PAWL_WRITE_SAMPLE=$PWD/build/bin/write_sample /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/torchfile
+say "files read and written by PyTorch 1.13 and 2"
+torch2=$(tools/setup_torch2.sh)
+for python in /usr/bin/python3 "$torch2/bin/python"; do
+    PAWL_WRITE_SAMPLE=$PWD/build/bin/write_sample PAWL_INTEROP_TOOL=$PWD/build/bin/interop_tool \
+        "$python" -m pytest -q -p no:cacheprovider tests/torchfile/torch_interop_test.py
+done
+PAWL_INTEROP_TOOL=$PWD/build/bin/interop_tool PAWL_TORCH2_ENV=$torch2 \
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/torchfile/interop_table_test.py
 
 say "configuration: examples, schema, parser and reference agree"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/config

@@ -88,7 +88,9 @@ tf::Value StateWriter::tensor(const at::Tensor& tensor) {
                       .offset = plain.storage_offset(),
                       .shape = plain.sizes().vec(),
                       .stride = plain.strides().vec(),
-                      .requires_grad = tensor.requires_grad() && tensor.is_leaf()};
+                      .requires_grad = tensor.requires_grad() && tensor.is_leaf(),
+                      .is_conjugate = plain.is_conj(),
+                      .is_negative = plain.is_neg()};
 }
 
 tf::Value StateWriter::module(const torch::nn::Module& module) {
@@ -136,11 +138,15 @@ at::Tensor StateReader::tensor(const tf::Tensor& tensor) const {
     const tf::Extent& extent = archive_.storages.at(tensor.storage);
     const std::byte* const begin =
         image_.data() + extent.offset +
-        static_cast<std::size_t>(tensor.offset) * tf::item_bytes_of(storage.dtype);
+        static_cast<std::size_t>(tensor.offset) * tf::item_bytes_of(tf::dtype_of(tensor, storage));
     // The image is mapped read-only; the view is only ever copied from.
     void* const address = const_cast<std::byte*>(begin);
-    return at::from_blob(address, tensor.shape, tensor.stride,
-                         at::TensorOptions().dtype(scalar_type_of(storage.dtype)));
+    const at::ScalarType type = scalar_type_of(tf::dtype_of(tensor, storage));
+    at::Tensor view =
+        at::from_blob(address, tensor.shape, tensor.stride, at::TensorOptions().dtype(type));
+    view._set_conj(tensor.is_conjugate);
+    view._set_neg(tensor.is_negative);
+    return view;
 }
 
 void Restoration::copy(const at::Tensor& target, const at::Tensor& source) {

@@ -57,7 +57,7 @@ void lay_out(const ImagePlan& plan, std::span<std::byte> image);
 
 // One record of the zip's central directory.
 struct Record {
-    std::string name;  // with the root folder: "archive/data/0"
+    std::string name;  // with the root folder: "archive/data/0"; control characters are escaped
     Extent data;
     std::uint32_t crc = 0;
     std::uint64_t central_crc_offset = 0;  // of the 4-byte CRC in the central directory
@@ -69,15 +69,15 @@ struct Record {
 // directory.
 struct Directory {
     std::vector<Record> records;
-    std::string root;                  // "archive"
+    std::string root;                  // "archive"; control characters are escaped
     std::uint64_t central_offset = 0;  // where the central directory begins
 };
 
 // Parses end record, zip64 end record, central directory and each record's local header. Any
 // contradiction, overlap, compression, encryption or record outside the file is an error (kCorrupt)
 // that names the offset and, where known, the record. Never allocates beyond the file's size.
-// A file of a time before zip (legacy pickle or tar) is refused as kUnsupported with advice:
-// load it in Python and torch.save it again.
+// A file in another known format (torch.save's of before zip, TorchScript, safetensors, HDF5, …) is
+// refused as kUnsupported with advice.
 [[nodiscard]] Result<Directory> read_directory(const ByteSource& source);
 
 // Whether each record's bytes have the CRC-32 that the directory says: the index of the first

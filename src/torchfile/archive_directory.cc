@@ -1,6 +1,7 @@
 // Parses the zip directory of a torch.save file. The bytes may be anybody's: every number is
 // checked against the file's size before it is used, and nothing is allocated beyond that size.
 #include "torchfile/archive.h"
+#include "torchfile/other_formats.h"
 #include "torchfile/text.h"
 #include "torchfile/zip_format.h"
 
@@ -47,30 +48,6 @@ Result<std::vector<std::byte>> read(const ByteSource& source, const Extent& exte
     std::vector<std::byte> bytes(extent.bytes);
     RETURN_IF_ERROR(source.read_at(extent.offset, bytes));
     return bytes;
-}
-
-// ---- files of before zip ----
-
-Result<void> refuse_legacy(const ByteSource& source) {
-    // A pickle of protocol 2 whose first value is the 10-byte integer 0x1950a86a20f9469cfc6c.
-    constexpr std::array<unsigned char, 6> kMagicPickle{0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc};
-    constexpr std::string_view kTarMagic = "ustar";
-    constexpr std::size_t kTarMagicAt = 257;
-    constexpr std::size_t kHeadBytes = kTarMagicAt + kTarMagic.size();
-
-    auto head =
-        read(source, {.offset = 0, .bytes = std::min<std::uint64_t>(source.size(), kHeadBytes)});
-    if (!head) return std::move(head).error();
-    const auto begins_with = [&head](std::size_t at, std::span<const std::byte> magic) {
-        return head->size() >= at + magic.size() &&
-               std::equal(magic.begin(), magic.end(),
-                          head->begin() + static_cast<std::ptrdiff_t>(at));
-    };
-    const bool is_legacy = begins_with(0, std::as_bytes(std::span(kMagicPickle))) ||
-                           begins_with(kTarMagicAt, std::as_bytes(std::span(kTarMagic)));
-    if (!is_legacy) return {};
-    return make_error(ErrorKind::kUnsupported, "the file has torch.save's format of before 1.6")
-        .consequence("Load it with torch.load and write it again with torch.save.");
 }
 
 // ---- where the central directory is ----
@@ -196,9 +173,10 @@ Result<void> apply_zip64(std::span<const std::byte> extra, std::span<std::uint64
 }
 
 Result<void> check_storable(std::string_view name, std::uint16_t flags, std::uint16_t method) {
-    bool is_clean =
-        name.find('/') != std::string_view::npos && name.front() != '/' && is_valid_utf8(name);
-    for (const char character : name) {
+    // The root folder is named for the file, and may be anything that a file may be called.
+    const std::size_t slash = name.find('/');
+    bool is_clean = slash != std::string_view::npos && slash > 0 && is_valid_utf8(name);
+    for (const char character : name.substr(is_clean ? slash : 0)) {
         is_clean = is_clean && static_cast<unsigned char>(character) >= ' ' && character != '\x7f';
     }
     if (!is_clean) return damaged("'{}' is no name of a record in a folder", printable(name));
@@ -232,14 +210,19 @@ Result<Entry> parse_entry(std::span<const std::byte> bytes, std::uint64_t offset
     const std::array<std::uint64_t*, 3> values{&entry.bytes, &packed_bytes, &entry.header_offset};
     RETURN_IF_ERROR(
         apply_zip64(bytes.subspan(zip::kCentralBytes + name_bytes, extra_bytes), values));
-    if (packed_bytes != entry.bytes) return damaged("record '{}' has two sizes", entry.name);
-    if (zip::load16(bytes, 34) != 0) return damaged("record '{}' is on another disk", entry.name);
+    if (packed_bytes != entry.bytes) {
+        return damaged("record '{}' has two sizes", escaped(entry.name));
+    }
+    if (zip::load16(bytes, 34) != 0) {
+        return damaged("record '{}' is on another disk", escaped(entry.name));
+    }
     return entry;
 }
 
 Result<std::vector<Entry>> read_entries(const ByteSource& source, const Central& central) {
     auto bytes = read(source, {.offset = central.offset, .bytes = central.bytes});
     if (!bytes) return std::move(bytes).error();
+    RETURN_IF_ERROR(refuse_other_archives(*bytes));
     std::vector<Entry> entries;
     entries.reserve(central.entries);
     std::size_t at = 0;
@@ -338,7 +321,7 @@ Result<RecordAndEnd> read_record(const ByteSource& source, const Entry& entry,
     const std::uint64_t data_offset = entry.header_offset + *header_bytes;
     if (entry.bytes > limit - data_offset) return damaged("its data reach beyond the directory");
     const std::uint64_t data_end = data_offset + entry.bytes;
-    Record record{.name = entry.name,
+    Record record{.name = escaped(entry.name),
                   .data = {.offset = data_offset, .bytes = entry.bytes},
                   .crc = entry.crc,
                   .central_crc_offset = entry.crc_offset};
@@ -354,14 +337,15 @@ Result<RecordAndEnd> read_record(const ByteSource& source, const Entry& entry,
 
 // ---- the directory as a whole ----
 
-Result<void> check_names(const Directory& directory) {
+Result<void> check_names(const std::vector<Entry>& entries, std::string_view folder) {
     std::unordered_set<std::string_view> seen;
-    for (const Record& record : directory.records) {
-        if (record.name.compare(0, directory.root.size() + 1, directory.root + "/") != 0) {
-            return damaged("record '{}' is not in the folder '{}'", record.name, directory.root);
+    for (const Entry& entry : entries) {
+        if (!entry.name.starts_with(folder)) {
+            return damaged("record '{}' is not in the folder '{}'", escaped(entry.name),
+                           escaped(folder));
         }
-        if (!seen.insert(record.name).second) {
-            return damaged("there are two records '{}'", record.name);
+        if (!seen.insert(entry.name).second) {
+            return damaged("there are two records '{}'", escaped(entry.name));
         }
     }
     return {};
@@ -370,7 +354,7 @@ Result<void> check_names(const Directory& directory) {
 }  // namespace
 
 Result<Directory> read_directory(const ByteSource& source) {
-    RETURN_IF_ERROR(refuse_legacy(source));
+    RETURN_IF_ERROR(refuse_other_formats(source));
     auto central = find_central(source);
     if (!central) return std::move(central).error();
     auto entries = read_entries(source, *central);
@@ -387,19 +371,20 @@ Result<Directory> read_directory(const ByteSource& source) {
     for (const Entry& entry : *entries) {
         if (entry.header_offset < previous_end) {
             return damaged("records '{}' and '{}' overlap at offset {}",
-                           directory.records.back().name, entry.name, entry.header_offset);
+                           directory.records.back().name, escaped(entry.name), entry.header_offset);
         }
         auto record = read_record(source, entry, central->offset);
         if (!record) {
             return std::move(record).error().while_doing("read record '{}' at offset {}",
-                                                         entry.name, entry.header_offset);
+                                                         escaped(entry.name), entry.header_offset);
         }
         directory.records.push_back(std::move(record->record));
         previous_end = record->end;
     }
-    const std::string& first = directory.records.front().name;
-    directory.root = first.substr(0, first.find('/'));
-    RETURN_IF_ERROR(check_names(directory));
+    const std::string& first = entries->front().name;
+    const std::string folder = first.substr(0, first.find('/') + 1);
+    RETURN_IF_ERROR(check_names(*entries, folder));
+    directory.root = escaped(folder.substr(0, folder.size() - 1));
     return directory;
 }
 

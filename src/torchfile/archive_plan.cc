@@ -4,8 +4,8 @@
 #include "base/invariant.h"
 #include "torchfile/archive.h"
 #include "torchfile/pickle.h"
-#include "torchfile/pickle_format.h"
 #include "torchfile/text.h"
+#include "torchfile/value_rules.h"
 #include "torchfile/zip_format.h"
 
 #include <cstring>

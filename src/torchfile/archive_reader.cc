@@ -129,6 +129,11 @@ Result<Archive> read_archive(const ByteSource& source) {
     if (pickle_record == records.end()) {
         return make_error(ErrorKind::kCorrupt, "record '{}/data.pkl' is missing", directory->root);
     }
+    if (pickle_record->second->data.bytes > kPickleBytesMax) {
+        return make_error(ErrorKind::kUnsupported, "record '{}' has {} bytes; {} is the limit",
+                          pickle_record->second->name, pickle_record->second->data.bytes,
+                          kPickleBytesMax);
+    }
     auto pickle = content_of(source, *pickle_record->second);
     if (!pickle) return std::move(pickle).error();
     auto document = read_pickle(*pickle);

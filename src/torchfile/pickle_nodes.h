@@ -1,4 +1,4 @@
-// What the pickle machine (pickle_reader.cc) builds and pickle_tree.cc turns into a Document.
+// What the pickle machine (pickle_machine.h) builds and pickle_tree.cc turns into a Document.
 // Private to torchfile.
 //
 // Values are nodes in a table and refer to each other by index, because Python memoises a container
@@ -9,8 +9,10 @@
 #include "base/result.h"
 #include "torchfile/value.h"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,8 +23,26 @@ namespace pawl::torchfile {
 
 using NodeId = std::uint32_t;
 
-// The only names that may be called; none of them is.
-enum class Callable { kRebuildTensor, kRebuildParameter, kOrderedDict };
+// The only names that may be called or handed on; none of them is ever looked up.
+enum class Callable : std::uint8_t {
+    kRebuildTensorV2,
+    kRebuildTensorV3,
+    kRebuildParameter,
+    kRebuildParameterWithState,
+    kRebuildFromType,
+    kTensorClass,
+    kOrderedDict,
+    kSet,
+    kFrozenSet,
+    kBytes,
+    kByteArray,
+    kEncode,
+    kComplex,
+    kSize,
+    kDevice,
+    kNumpyScalar,
+    kNumpyType,
+};
 
 struct ListNode {
     std::vector<NodeId> items;
@@ -30,22 +50,48 @@ struct ListNode {
 struct TupleNode {
     std::vector<NodeId> items;
 };
+struct SetNode {
+    std::vector<NodeId> items;
+    bool is_frozen = false;
+};
 struct DictNode {
     std::vector<std::pair<NodeId, NodeId>> items;
     bool is_ordered_dict = false;
+    std::optional<NodeId> attributes;  // a DictNode
 };
 struct TensorNode {
     std::size_t index = 0;  // in NodeTable::tensors
 };
+// A storage as one place describes it: by the class of its type, or as bytes.
 struct StorageNode {
-    std::size_t index = 0;  // in NodeTable::storages
+    std::size_t index = 0;       // in NodeTable::storages
+    std::optional<DType> dtype;  // nothing: untyped
+};
+struct StorageClass {
+    std::optional<DType> dtype;
+};
+// A value that nothing refers into: kept apart, so that a node stays small.
+struct LeafNode {
+    std::size_t index = 0;  // in NodeTable::leaves
+};
+// numpy.dtype, of which only the simple ones are known.
+struct NumpyTypeNode {
+    std::array<char, 4> name{};  // "f8"; NULs fill it up
+    bool is_complete = false;    // its byte order is known, and is ours
 };
 
 struct Node {
-    std::variant<None, bool, std::int64_t, double, std::string, ListNode, TupleNode, DictNode,
-                 TensorNode, StorageNode, Callable, DType>
+    std::variant<None, bool, std::int64_t, double, std::string, ListNode, TupleNode, SetNode,
+                 DictNode, TensorNode, StorageNode, LeafNode, DType, Callable, StorageClass,
+                 NumpyTypeNode>
         data;
-    std::size_t offset = 0;  // of the opcode that made it, for messages
+    std::uint32_t offset = 0;  // of the opcode that made it, for messages
+    bool is_shared = false;    // it was fetched from the memo
+};
+
+struct TensorOfNodes {
+    Tensor tensor;
+    std::optional<NodeId> attributes;  // a DictNode
 };
 
 // How many values may be made by copying.
@@ -66,8 +112,9 @@ public:
     Result<void> spend_on_text(std::size_t bytes) { return spend(1 + bytes / kTextBytesPerValue); }
 
 private:
-    // Sharing saves real files little: keys of dicts, a tuple here and there, tied weights.
-    static constexpr std::size_t kValuesPerByteMax = 8;
+    // A value of its own takes a byte at least. Sharing saves real files little: keys of dicts, a
+    // tuple here and there, tied weights, a state_dict that is saved under two names.
+    static constexpr std::size_t kValuesPerByteMax = 4;
     static constexpr std::size_t kValuesAlways = 1000;
     static constexpr std::size_t kTextBytesPerValue = 16;
 
@@ -76,7 +123,8 @@ private:
 
 struct NodeTable {
     std::vector<Node> nodes;
-    std::vector<Tensor> tensors;
+    std::vector<TensorOfNodes> tensors;
+    std::vector<Value> leaves;
     std::vector<Storage> storages;
 };
 
@@ -86,5 +134,11 @@ struct NodeTable {
 
 // The tree below `root`. Every storage of the table becomes one of the document.
 [[nodiscard]] Result<Document> to_document(NodeTable table, NodeId root, Allowance& allowance);
+
+// What to say of a global that is not known: by its name, at `path` ("" if that is not known), and
+// what a person can do about it.
+enum class Place { kAnywhere, kTypeOfTensor };
+[[nodiscard]] Error refusal_of_global(std::string_view module, std::string_view name,
+                                      std::string_view path, Place place);
 
 }  // namespace pawl::torchfile

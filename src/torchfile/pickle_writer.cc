@@ -1,79 +1,97 @@
-// Writes a Document as pickle protocol 2, in the opcodes that torch.load(weights_only=True) takes.
-//
-// PyTorch 1.13's restricted unpickler knows no BINFLOAT: a file that holds Python floats loads
-// there only with weights_only=False, as torch.save's own files do. Strings and globals are written
-// once and fetched from the memo after that, so a key that occurs in a thousand dicts costs two
-// bytes.
+// Writes a Document as pickle protocol 2, in the opcodes that torch.load(weights_only=True) takes
+// wherever there are such: docs/formats.md says for each type of value who reads it.
 #include "torchfile/pickle.h"
 #include "torchfile/pickle_format.h"
+#include "torchfile/pickle_output.h"
 #include "torchfile/text.h"
+#include "torchfile/value_rules.h"
 
-#include <bit>
 #include <limits>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 
 namespace pawl::torchfile {
 namespace {
 
-bool can_require_grad(DType dtype) {
-    switch (dtype) {
-        case DType::kFloat32:
-        case DType::kFloat64:
-        case DType::kFloat16:
-        case DType::kBFloat16:
-        case DType::kComplex64:
-        case DType::kComplex128:
-            return true;
-        default:
-            return false;
-    }
+template <class... Args>
+Error invalid(fmt::format_string<Args...> format, Args&&... args) {
+    return make_error(ErrorKind::kInvalidArgument, format, std::forward<Args>(args)...);
 }
+
+// The objects of one type that have been written and may be referred to again.
+template <class Object>
+struct Written {
+    struct Place {
+        const Object* object = nullptr;
+        std::uint32_t memo_index = 0;
+    };
+    std::unordered_map<std::uint32_t, Place> by_number;
+};
 
 class Writer {
 public:
     explicit Writer(const Document& document) : storages_(document.storages) {}
 
     Result<std::vector<std::byte>> write(const Value& root) && {
-        put(Opcode::kProto);
-        put_little_endian(kPickleProtocol, 1);
+        output_.put(Opcode::kProto);
+        output_.put_little_endian(kPickleProtocol, 1);
         RETURN_IF_ERROR(put_value(root, 0));
-        put(Opcode::kStop);
-        return std::move(bytes_);
+        output_.put(Opcode::kStop);
+        return std::move(output_).take();
     }
 
 private:
     Result<void> put_value(const Value& value, std::size_t depth) {
-        if (depth > kNestingMax) {
-            return make_error(ErrorKind::kInvalidArgument, "values nest deeper than {} levels",
-                              kNestingMax);
-        }
+        if (depth > kNestingMax) return invalid("values nest deeper than {} levels", kNestingMax);
         return std::visit([this, depth](const auto& held) { return put_held(held, depth); },
                           value.data);
     }
 
+    Result<void> put_values(const std::vector<Value>& values, std::size_t depth) {
+        for (const Value& value : values)
+            RETURN_IF_ERROR(put_value(value, depth + 1));
+        return {};
+    }
+
+    // ---- numbers, strings, bytes ----
+
     Result<void> put_held(None /*none*/, std::size_t /*depth*/) {
-        put(Opcode::kNone);
+        output_.put(Opcode::kNone);
         return {};
     }
 
     Result<void> put_held(bool flag, std::size_t /*depth*/) {
-        put(flag ? Opcode::kNewTrue : Opcode::kNewFalse);
+        output_.put_flag(flag);
         return {};
     }
 
     Result<void> put_held(std::int64_t integer, std::size_t /*depth*/) {
-        put_integer(integer);
+        output_.put_integer(integer);
+        return {};
+    }
+
+    Result<void> put_held(const BigInteger& integer, std::size_t /*depth*/) {
+        if (!is_canonical(integer) || integer.bytes.size() > kIntegerBytesMax) {
+            return invalid("a big integer of {} bytes is not in its shortest form, or too long",
+                           integer.bytes.size());
+        }
+        output_.put_long(integer.bytes);
         return {};
     }
 
     Result<void> put_held(double number, std::size_t /*depth*/) {
-        put(Opcode::kBinFloat);
-        const auto bits = std::bit_cast<std::uint64_t>(number);
-        for (int shift = 56; shift >= 0; shift -= 8)
-            put_little_endian((bits >> shift) & 0xff, 1);
+        output_.put_float(number);
+        return {};
+    }
+
+    Result<void> put_held(const Complex& number, std::size_t /*depth*/) {
+        output_.put_global("__builtin__", "complex");
+        output_.put_float(number.real);
+        output_.put_float(number.imaginary);
+        call_with(2);
         return {};
     }
 
@@ -81,207 +99,326 @@ private:
         return put_string(text);
     }
 
+    Result<void> put_string(std::string_view text) {
+        if (!is_valid_str(text)) return invalid("the string '{}' is not UTF-8", printable(text));
+        if (text.size() > std::numeric_limits<std::uint32_t>::max()) {
+            return invalid("a string has {} bytes", text.size());
+        }
+        output_.put_string(text);
+        return {};
+    }
+
+    // As Latin-1 text: weights_only takes no opcode for bytes.
+    Result<void> put_held(const Bytes& bytes, std::size_t /*depth*/) {
+        if (bytes.is_bytearray) output_.put_global("__builtin__", "bytearray");
+        if (!bytes.is_bytearray || !bytes.data.empty()) {
+            std::string text;
+            for (const char byte : bytes.data) {
+                const auto code = static_cast<unsigned char>(byte);
+                if (code >= 0x80) text += static_cast<char>(0xc0 | (code >> 6));
+                text += static_cast<char>(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
+            }
+            output_.put_global("_codecs", "encode");
+            RETURN_IF_ERROR(put_string(text));
+            output_.put_string("latin1");
+            call_with(2);
+        }
+        if (bytes.is_bytearray) call_with(bytes.data.empty() ? 0 : 1);
+        return {};
+    }
+
+    // ---- containers ----
+
     Result<void> put_held(const List& list, std::size_t depth) {
-        put(Opcode::kEmptyList);
-        if (list.items.empty()) return {};
-        put(Opcode::kMark);
-        for (const Value& item : list.items)
-            RETURN_IF_ERROR(put_value(item, depth + 1));
-        put(Opcode::kAppends);
+        if (was_fetched(list)) return {};
+        output_.put(Opcode::kEmptyList);
+        remember(list);
+        return put_list_items(list.items, depth);
+    }
+
+    Result<void> put_list_items(const std::vector<Value>& items, std::size_t depth) {
+        if (items.empty()) return {};
+        output_.put(Opcode::kMark);
+        RETURN_IF_ERROR(put_values(items, depth));
+        output_.put(Opcode::kAppends);
         return {};
     }
 
     Result<void> put_held(const Tuple& tuple, std::size_t depth) {
-        begin_tuple(tuple.items.size());
-        for (const Value& item : tuple.items)
-            RETURN_IF_ERROR(put_value(item, depth + 1));
-        end_tuple(tuple.items.size());
+        output_.begin_tuple(tuple.items.size());
+        RETURN_IF_ERROR(put_values(tuple.items, depth));
+        output_.end_tuple(tuple.items.size());
+        return {};
+    }
+
+    Result<void> put_held(const Set& set, std::size_t depth) {
+        if (was_fetched(set)) return {};
+        if (set.items.empty() && !set.is_frozen) {
+            // PyTorch 1.13's weights_only takes this, and no other set.
+            output_.put(Opcode::kEmptySet);
+            remember(set);
+            return {};
+        }
+        std::unordered_set<std::string> seen;
+        for (const Value& item : set.items)
+            RETURN_IF_ERROR(check_key(item, "an item of a set", seen));
+        output_.put_global("__builtin__", set.is_frozen ? "frozenset" : "set");
+        output_.put(Opcode::kEmptyList);
+        RETURN_IF_ERROR(put_list_items(set.items, depth));
+        call_with(1);
+        remember(set);
         return {};
     }
 
     Result<void> put_held(const Dict& dict, std::size_t depth) {
+        if (!dict.is_ordered_dict && !dict.attributes.empty()) {
+            return invalid("a dict has attributes, which only an OrderedDict can have");
+        }
+        if (was_fetched(dict)) return {};
         if (dict.is_ordered_dict) {
             put_empty_ordered_dict();
         } else {
-            put(Opcode::kEmptyDict);
+            output_.put(Opcode::kEmptyDict);
         }
-        if (dict.items.empty()) return {};
-        put(Opcode::kMark);
+        remember(dict);
+        RETURN_IF_ERROR(put_dict_items(dict.items, depth));
+        if (dict.attributes.empty()) return {};
+        RETURN_IF_ERROR(put_attributes(dict.attributes, depth));
+        output_.put(Opcode::kBuild);
+        return {};
+    }
+
+    Result<void> put_dict_items(const Items& items, std::size_t depth) {
+        if (items.empty()) return {};
+        output_.put(Opcode::kMark);
         std::unordered_set<std::string> seen;
-        for (const auto& [key, item] : dict.items) {
-            auto identity = identity_of_key(key);
-            if (!identity) {
-                return make_error(ErrorKind::kInvalidArgument, "a {} cannot be a key of a dict",
-                                  key.type_name());
-            }
-            if (!seen.insert(*identity).second) {
-                return make_error(ErrorKind::kInvalidArgument, "a dict has the key '{}' twice",
-                                  printable(identity->substr(1)));
-            }
+        for (const auto& [key, item] : items) {
+            RETURN_IF_ERROR(check_key(key, "a key of a dict", seen));
             RETURN_IF_ERROR(put_value(key, depth + 1));
             RETURN_IF_ERROR(put_value(item, depth + 1));
         }
-        put(Opcode::kSetItems);
+        output_.put(Opcode::kSetItems);
         return {};
     }
 
-    // torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, requires_grad, hooks)
-    Result<void> put_held(const Tensor& tensor, std::size_t /*depth*/) {
+    Result<void> put_attributes(const Items& attributes, std::size_t depth) {
+        for (const auto& [name, value] : attributes) {
+            if (name.get_if<std::string>() == nullptr) {
+                return invalid("a {} cannot be the name of an attribute", name.type_name());
+            }
+        }
+        output_.put(Opcode::kEmptyDict);
+        return put_dict_items(attributes, depth + 1);
+    }
+
+    static Result<void> check_key(const Value& key, std::string_view what,
+                                  std::unordered_set<std::string>& seen) {
+        auto identity = identity_of_key(key);
+        if (!identity) return invalid("a {} cannot be {}", key.type_name(), what);
+        if (const auto [place, is_new] = seen.insert(std::move(*identity)); !is_new) {
+            return invalid("'{}' is {} twice", printable(place->substr(1)), what);
+        }
+        return {};
+    }
+
+    // ---- tensors ----
+
+    Result<void> put_held(const Tensor& tensor, std::size_t depth) {
+        if (was_fetched(tensor)) return {};
         if (tensor.storage >= storages_.size()) {
-            return make_error(ErrorKind::kInvalidArgument,
-                              "a tensor names storage {} of a document with {}", tensor.storage,
-                              storages_.size());
+            return invalid("a tensor names storage {} of a document with {}", tensor.storage,
+                           storages_.size());
         }
         const Storage& storage = storages_[tensor.storage];
-        if (const auto problem = problem_of_view(tensor, storage)) {
-            return make_error(ErrorKind::kInvalidArgument, "{}", *problem);
+        if (const auto problem = problem_of_tensor(tensor, storage)) return invalid("{}", *problem);
+        if (tensor.requires_grad && !can_require_grad(dtype_of(tensor, storage))) {
+            return invalid("a tensor of {} cannot require gradients",
+                           name_of(dtype_of(tensor, storage)));
         }
-        if (tensor.requires_grad && !can_require_grad(storage.dtype)) {
-            return make_error(ErrorKind::kInvalidArgument,
-                              "a tensor of {} cannot require gradients", name_of(storage.dtype));
+        if (tensor.is_parameter) {
+            RETURN_IF_ERROR(put_parameter(tensor, storage, depth));
+        } else if (!tensor.attributes.empty()) {
+            RETURN_IF_ERROR(put_tensor_with_attributes(tensor, storage, depth));
+        } else {
+            put_rebuild_function(tensor, storage);
+            RETURN_IF_ERROR(put_tensor_arguments(tensor, storage, tensor.requires_grad));
+            output_.put(Opcode::kReduce);
         }
-        put_global("torch._utils", "_rebuild_tensor_v2");
-        put(Opcode::kMark);
-        RETURN_IF_ERROR(put_storage(storage));
-        put_integer(tensor.offset);
-        put_integers(tensor.shape);
-        put_integers(tensor.stride);
-        put(tensor.requires_grad ? Opcode::kNewTrue : Opcode::kNewFalse);
-        put_empty_ordered_dict();
-        put(Opcode::kTuple);
-        put(Opcode::kReduce);
+        remember(tensor);
         return {};
     }
 
-    // The persistent id ('storage', torch.FloatStorage, key, location, elements).
-    Result<void> put_storage(const Storage& storage) {
-        if (storage.elements > kStorageElementsMax) {
-            return make_error(ErrorKind::kInvalidArgument, "storage '{}' has {} elements",
-                              printable(storage.key), storage.elements);
+    // torch._utils._rebuild_parameter(tensor, requires_grad, hooks), or with its attributes
+    Result<void> put_parameter(const Tensor& tensor, const Storage& storage, std::size_t depth) {
+        const bool has_state = !tensor.attributes.empty();
+        output_.put_global("torch._utils",
+                           has_state ? "_rebuild_parameter_with_state" : "_rebuild_parameter");
+        const std::size_t arguments = has_state ? 4 : 3;
+        output_.begin_tuple(arguments);
+        put_rebuild_function(tensor, storage);
+        RETURN_IF_ERROR(put_tensor_arguments(tensor, storage, false));
+        output_.put(Opcode::kReduce);
+        output_.put_flag(tensor.requires_grad);
+        put_empty_ordered_dict();
+        if (has_state) RETURN_IF_ERROR(put_attributes(tensor.attributes, depth));
+        call_with(arguments);
+        return {};
+    }
+
+    // torch._tensor._rebuild_from_type_v2(rebuild function, torch.Tensor, its arguments,
+    // attributes)
+    Result<void> put_tensor_with_attributes(const Tensor& tensor, const Storage& storage,
+                                            std::size_t depth) {
+        output_.put_global("torch._tensor", "_rebuild_from_type_v2");
+        output_.begin_tuple(4);
+        put_rebuild_function(tensor, storage);
+        output_.put_global("torch", "Tensor");
+        RETURN_IF_ERROR(put_tensor_arguments(tensor, storage, tensor.requires_grad));
+        RETURN_IF_ERROR(put_attributes(tensor.attributes, depth));
+        call_with(4);
+        return {};
+    }
+
+    void put_rebuild_function(const Tensor& tensor, const Storage& storage) {
+        output_.put_global("torch._utils", has_storage_class(dtype_of(tensor, storage))
+                                               ? "_rebuild_tensor_v2"
+                                               : "_rebuild_tensor_v3");
+    }
+
+    // (storage, offset, shape, stride, requires_grad, hooks[, dtype][, metadata])
+    Result<void> put_tensor_arguments(const Tensor& tensor, const Storage& storage,
+                                      bool requires_grad) {
+        const DType dtype = dtype_of(tensor, storage);
+        output_.put(Opcode::kMark);
+        RETURN_IF_ERROR(put_storage(storage, dtype));
+        output_.put_integer(tensor.offset);
+        output_.put_integers(tensor.shape);
+        output_.put_integers(tensor.stride);
+        output_.put_flag(requires_grad);
+        put_empty_ordered_dict();
+        if (!has_storage_class(dtype)) output_.put_global("torch", name_of(dtype));
+        if (tensor.is_conjugate || tensor.is_negative) {
+            output_.put(Opcode::kEmptyDict);
+            output_.put(Opcode::kMark);
+            if (tensor.is_conjugate) put_named_flag("conj");
+            if (tensor.is_negative) put_named_flag("neg");
+            output_.put(Opcode::kSetItems);
         }
-        put(Opcode::kMark);
-        RETURN_IF_ERROR(put_string("storage"));
-        put_global("torch", storage_class_of(storage.dtype));
+        output_.put(Opcode::kTuple);
+        return {};
+    }
+
+    void put_named_flag(std::string_view name) {
+        output_.put_string(name);
+        output_.put_flag(true);
+    }
+
+    // The persistent id ('storage', torch.FloatStorage, key, location, elements), of the class that
+    // a tensor of `dtype` asks for.
+    Result<void> put_storage(const Storage& storage, DType dtype) {
+        if (storage.elements > kStorageElementsMax) {
+            return invalid("storage '{}' has {} elements", printable(storage.key),
+                           storage.elements);
+        }
+        const bool is_typed = has_storage_class(dtype);
+        output_.put(Opcode::kMark);
+        output_.put_string("storage");
+        output_.put_global(is_typed ? "torch" : "torch.storage", storage_class_of(dtype));
         RETURN_IF_ERROR(put_string(storage.key));
         RETURN_IF_ERROR(put_string(storage.location));
-        put_integer(static_cast<std::int64_t>(storage.elements));
-        put(Opcode::kTuple);
-        put(Opcode::kBinPersId);
+        output_.put_integer(static_cast<std::int64_t>(
+            is_typed ? storage.bytes() / item_bytes_of(dtype) : storage.bytes()));
+        output_.put(Opcode::kTuple);
+        output_.put(Opcode::kBinPersId);
         return {};
     }
 
-    void put_integers(const std::vector<std::int64_t>& integers) {
-        begin_tuple(integers.size());
-        for (const std::int64_t integer : integers)
-            put_integer(integer);
-        end_tuple(integers.size());
+    // ---- torch.Size, torch.device, dtypes, NumPy ----
+
+    Result<void> put_held(const Size& size, std::size_t /*depth*/) {
+        output_.put_global("torch", "Size");
+        output_.put_integers(size.sizes);
+        call_with(1);
+        return {};
     }
 
-    // Tuples of one to three items need no mark.
-    void begin_tuple(std::size_t items) {
-        if (items > 3) put(Opcode::kMark);
+    Result<void> put_held(const Device& device, std::size_t /*depth*/) {
+        output_.put_global("torch", "device");
+        RETURN_IF_ERROR(put_string(device.type));
+        if (device.index) output_.put_integer(*device.index);
+        call_with(device.index ? 2 : 1);
+        return {};
     }
 
-    void end_tuple(std::size_t items) {
-        switch (items) {
-            case 0:
-                return put(Opcode::kEmptyTuple);
-            case 1:
-                return put(Opcode::kTuple1);
-            case 2:
-                return put(Opcode::kTuple2);
-            case 3:
-                return put(Opcode::kTuple3);
-            default:
-                return put(Opcode::kTuple);
+    Result<void> put_held(DType dtype, std::size_t /*depth*/) {
+        output_.put_global("torch", name_of(dtype));
+        return {};
+    }
+
+    // numpy.core.multiarray.scalar(dtype, bytes): the name of NumPy 1, which 2 knows as well.
+    Result<void> put_held(const NumpyScalar& scalar, std::size_t depth) {
+        if (bytes_of_numpy_type(scalar.type) != scalar.data.size()) {
+            return invalid("a NumPy '{}' has {} bytes", printable(scalar.type), scalar.data.size());
         }
+        output_.put_global("numpy.core.multiarray", "scalar");
+        output_.put_global("numpy", "dtype");
+        output_.put_string(scalar.type);
+        output_.put_flag(false);
+        output_.put_flag(true);
+        call_with(3);
+        const bool has_order = scalar.data.size() > 1;
+        output_.put(Opcode::kMark);
+        output_.put_integer(3);
+        output_.put_string(has_order ? "<" : "|");
+        for (int index = 0; index < 3; ++index)
+            output_.put(Opcode::kNone);
+        output_.put_integer(-1);
+        output_.put_integer(-1);
+        output_.put_integer(0);
+        output_.put(Opcode::kTuple);
+        output_.put(Opcode::kBuild);
+        RETURN_IF_ERROR(put_held(Bytes{.data = scalar.data}, depth));
+        call_with(2);
+        return {};
+    }
+
+    // ---- what several of these need ----
+
+    // Makes a tuple of the last `arguments` values and calls what lies below them.
+    void call_with(std::size_t arguments) {
+        output_.end_tuple(arguments);
+        output_.put(Opcode::kReduce);
     }
 
     void put_empty_ordered_dict() {
-        put_global("collections", "OrderedDict");
-        put(Opcode::kEmptyTuple);
-        put(Opcode::kReduce);
+        output_.put_global("collections", "OrderedDict");
+        call_with(0);
     }
 
-    void put_integer(std::int64_t integer) {
-        const auto bits = static_cast<std::uint64_t>(integer);
-        if (integer >= 0 && integer <= 0xff) {
-            put(Opcode::kBinInt1);
-            put_little_endian(bits, 1);
-        } else if (integer >= 0 && integer <= 0xffff) {
-            put(Opcode::kBinInt2);
-            put_little_endian(bits, 2);
-        } else if (integer >= std::numeric_limits<std::int32_t>::min() &&
-                   integer <= std::numeric_limits<std::int32_t>::max()) {
-            put(Opcode::kBinInt);
-            put_little_endian(bits, 4);
-        } else {
-            put(Opcode::kLong1);
-            put_little_endian(sizeof bits, 1);
-            put_little_endian(bits, sizeof bits);
-        }
-    }
-
-    Result<void> put_string(std::string_view text) {
-        if (!is_valid_utf8(text)) {
-            return make_error(ErrorKind::kInvalidArgument, "the string '{}' is not valid UTF-8",
-                              printable(text));
-        }
-        if (text.size() > std::numeric_limits<std::uint32_t>::max()) {
-            return make_error(ErrorKind::kInvalidArgument, "a string has {} bytes", text.size());
-        }
-        if (fetch_from_memo(text)) return {};
-        put(Opcode::kBinUnicode);
-        put_little_endian(text.size(), 4);
-        put_text(text);
-        keep_in_memo(text);
-        return {};
-    }
-
-    void put_global(std::string_view module, std::string_view name) {
-        // The byte 0xff is in no valid UTF-8, so no string of a document has the same name.
-        const std::string memo_name = fmt::format("{}\n{}\n", module, name) + '\xff';
-        if (fetch_from_memo(memo_name)) return;
-        put(Opcode::kGlobal);
-        put_text(fmt::format("{}\n{}\n", module, name));
-        keep_in_memo(memo_name);
-    }
-
-    bool fetch_from_memo(std::string_view name) {
-        const auto found = memo_.find(std::string(name));
-        if (found == memo_.end()) return false;
-        put_memo(Opcode::kBinGet, Opcode::kLongBinGet, found->second);
+    template <class Object>
+    bool was_fetched(const Object& object) {
+        if (object.object == 0) return false;
+        const auto& written = std::get<Written<Object>>(written_).by_number;
+        const auto found = written.find(object.object);
+        // A copy that was changed is another object by now.
+        if (found == written.end() || !(*found->second.object == object)) return false;
+        output_.fetch(found->second.memo_index);
         return true;
     }
 
-    void keep_in_memo(std::string_view name) {
-        const auto index = static_cast<std::uint32_t>(memo_.size());
-        memo_.emplace(std::string(name), index);
-        put_memo(Opcode::kBinPut, Opcode::kLongBinPut, index);
+    template <class Object>
+    void remember(const Object& object) {
+        if (object.object == 0) return;
+        auto& written = std::get<Written<Object>>(written_).by_number;
+        written.try_emplace(object.object,
+                            typename Written<Object>::Place{&object, output_.memoise()});
     }
 
-    void put_memo(Opcode of_one_byte, Opcode of_four_bytes, std::uint32_t index) {
-        const bool is_short = index <= 0xff;
-        put(is_short ? of_one_byte : of_four_bytes);
-        put_little_endian(index, is_short ? 1 : 4);
-    }
-
-    void put(Opcode opcode) { bytes_.push_back(static_cast<std::byte>(opcode)); }
-
-    void put_little_endian(std::uint64_t value, std::size_t bytes) {
-        for (std::size_t index = 0; index < bytes; ++index) {
-            bytes_.push_back(static_cast<std::byte>((value >> (8 * index)) & 0xff));
-        }
-    }
-
-    void put_text(std::string_view text) {
-        const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
-        bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
-    }
+    static constexpr std::size_t kIntegerBytesMax = std::numeric_limits<std::int32_t>::max();
 
     const std::vector<Storage>& storages_;
-    std::vector<std::byte> bytes_;
-    std::unordered_map<std::string, std::uint32_t> memo_;
+    PickleOutput output_;
+    std::tuple<Written<List>, Written<Set>, Written<Dict>, Written<Tensor>> written_;
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Values: names of types, access to dicts, equality, and paths for messages. Pure.
 #include "torchfile/value.h"
 
-#include "base/invariant.h"
+#include "torchfile/text.h"
 
 #include <fmt/format.h>
 
@@ -9,35 +9,6 @@
 
 namespace pawl::torchfile {
 namespace {
-
-struct DTypeRow {
-    DType dtype;
-    std::string_view name;
-    std::string_view storage_class;
-    std::size_t item_bytes;
-};
-
-constexpr std::array<DTypeRow, 12> kDTypes{{
-    {DType::kFloat32, "float32", "FloatStorage", 4},
-    {DType::kFloat64, "float64", "DoubleStorage", 8},
-    {DType::kFloat16, "float16", "HalfStorage", 2},
-    {DType::kBFloat16, "bfloat16", "BFloat16Storage", 2},
-    {DType::kInt64, "int64", "LongStorage", 8},
-    {DType::kInt32, "int32", "IntStorage", 4},
-    {DType::kInt16, "int16", "ShortStorage", 2},
-    {DType::kInt8, "int8", "CharStorage", 1},
-    {DType::kUInt8, "uint8", "ByteStorage", 1},
-    {DType::kBool, "bool", "BoolStorage", 1},
-    {DType::kComplex64, "complex64", "ComplexFloatStorage", 8},
-    {DType::kComplex128, "complex128", "ComplexDoubleStorage", 16},
-}};
-
-const DTypeRow& row_of(DType dtype) {
-    const auto index = static_cast<std::size_t>(dtype);
-    invariant(index < kDTypes.size(), "a dtype is one of the enumeration");
-    invariant(kDTypes[index].dtype == dtype, "the table of dtypes is in the enumeration's order");
-    return kDTypes[index];
-}
 
 // Walks the tree and remembers the first path that leads to each storage.
 class PathFinder {
@@ -49,13 +20,14 @@ public:
             const bool is_first =
                 tensor->storage < paths_.size() && paths_[tensor->storage].empty();
             if (is_first) paths_[tensor->storage] = path.empty() ? "root" : path;
+            visit_pairs(tensor->attributes, path);
         } else if (const auto* list = value.get_if<List>()) {
             visit_items(list->items, path);
         } else if (const auto* tuple = value.get_if<Tuple>()) {
             visit_items(tuple->items, path);
         } else if (const auto* dict = value.get_if<Dict>()) {
-            for (const auto& [key, item] : dict->items)
-                visit(item, path_below(path, key));
+            visit_pairs(dict->items, path);
+            visit_pairs(dict->attributes, path);
         }
     }
 
@@ -68,9 +40,14 @@ private:
         }
     }
 
+    void visit_pairs(const Items& items, const std::string& path) {
+        for (const auto& [key, item] : items)
+            visit(item, path_below(path, key));
+    }
+
     [[nodiscard]] static std::string path_below(const std::string& path, const Value& key) {
         if (const auto* text = key.get_if<std::string>()) {
-            return path.empty() ? *text : fmt::format("{}.{}", path, *text);
+            return path.empty() ? escaped(*text) : fmt::format("{}.{}", path, escaped(*text));
         }
         if (const auto* integer = key.get_if<std::int64_t>()) {
             return fmt::format("{}[{}]", path, *integer);
@@ -87,25 +64,6 @@ private:
 
 }  // namespace
 
-std::string_view name_of(DType dtype) {
-    return row_of(dtype).name;
-}
-
-std::string_view storage_class_of(DType dtype) {
-    return row_of(dtype).storage_class;
-}
-
-std::size_t item_bytes_of(DType dtype) {
-    return row_of(dtype).item_bytes;
-}
-
-std::optional<DType> dtype_of_storage_class(std::string_view storage_class) {
-    for (const DTypeRow& row : kDTypes) {
-        if (row.storage_class == storage_class) return row.dtype;
-    }
-    return std::nullopt;
-}
-
 bool operator==(const List& left, const List& right) {
     return left.items == right.items;
 }
@@ -114,8 +72,21 @@ bool operator==(const Tuple& left, const Tuple& right) {
     return left.items == right.items;
 }
 
+bool operator==(const Set& left, const Set& right) {
+    return left.is_frozen == right.is_frozen && left.items == right.items;
+}
+
 bool operator==(const Dict& left, const Dict& right) {
-    return left.is_ordered_dict == right.is_ordered_dict && left.items == right.items;
+    return left.is_ordered_dict == right.is_ordered_dict && left.items == right.items &&
+           left.attributes == right.attributes;
+}
+
+bool operator==(const Tensor& left, const Tensor& right) {
+    return left.storage == right.storage && left.offset == right.offset &&
+           left.shape == right.shape && left.stride == right.stride &&
+           left.requires_grad == right.requires_grad && left.is_conjugate == right.is_conjugate &&
+           left.is_negative == right.is_negative && left.is_parameter == right.is_parameter &&
+           left.dtype == right.dtype && left.attributes == right.attributes;
 }
 
 const Value* Dict::find(std::string_view key) const {
@@ -138,8 +109,11 @@ void Dict::set(std::string_view key, Value value) {
 }
 
 std::string_view Value::type_name() const {
-    constexpr std::array<std::string_view, 9> kNames{"None", "bool",  "int",  "float", "str",
-                                                     "list", "tuple", "dict", "tensor"};
+    if (const auto* bytes = get_if<Bytes>()) return bytes->is_bytearray ? "bytearray" : "bytes";
+    if (const auto* set = get_if<Set>()) return set->is_frozen ? "frozenset" : "set";
+    constexpr std::array<std::string_view, 17> kNames{
+        "None", "bool",    "int",   "float", "str",  "list",   "tuple", "dict",        "tensor",
+        "int",  "complex", "bytes", "set",   "Size", "device", "dtype", "numpy scalar"};
     static_assert(kNames.size() == std::variant_size_v<decltype(data)>);
     return kNames[data.index()];
 }
