@@ -401,7 +401,7 @@ private:
         const auto& written = std::get<Written<Object>>(written_).by_number;
         const auto found = written.find(object.object);
         // A copy that was changed is another object by now.
-        if (found == written.end() || !(*found->second.object == object)) return false;
+        if (found == written.end() || !is_identical(*found->second.object, object)) return false;
         output_.fetch(found->second.memo_index);
         return true;
     }

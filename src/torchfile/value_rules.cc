@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 namespace pawl::torchfile {
@@ -87,6 +89,36 @@ std::optional<std::string> identity_of(const Complex& number) {
     return fmt::format("c{} {}", real, number.imaginary);
 }
 
+bool same_bits(double left, double right) {
+    return std::bit_cast<std::uint64_t>(left) == std::bit_cast<std::uint64_t>(right);
+}
+
+bool all_identical(const std::vector<Value>& left, const std::vector<Value>& right) {
+    return std::equal(
+        left.begin(), left.end(), right.begin(), right.end(),
+        [](const Value& one, const Value& other) { return is_identical(one, other); });
+}
+
+bool all_identical(const Items& left, const Items& right) {
+    return std::equal(left.begin(), left.end(), right.begin(), right.end(),
+                      [](const auto& one, const auto& other) {
+                          return is_identical(one.first, other.first) &&
+                                 is_identical(one.second, other.second);
+                      });
+}
+
+// Of what holds neither floats nor other values.
+template <class Held>
+bool is_identical(const Held& left, const Held& right) {
+    return left == right;
+}
+bool is_identical(double left, double right) {
+    return same_bits(left, right);
+}
+bool is_identical(const Complex& left, const Complex& right) {
+    return same_bits(left.real, right.real) && same_bits(left.imaginary, right.imaginary);
+}
+
 // torch.Size is a tuple, and equal to one.
 std::string identity_of(const Size& size) {
     std::vector<std::string> parts;
@@ -97,6 +129,41 @@ std::string identity_of(const Size& size) {
 }
 
 }  // namespace
+
+bool is_identical(const Value& left, const Value& right) {
+    return std::visit(
+        [&right](const auto& held) {
+            const auto* other = right.get_if<std::decay_t<decltype(held)>>();
+            return other != nullptr && is_identical(held, *other);
+        },
+        left.data);
+}
+
+bool is_identical(const List& left, const List& right) {
+    return all_identical(left.items, right.items);
+}
+
+bool is_identical(const Tuple& left, const Tuple& right) {
+    return all_identical(left.items, right.items);
+}
+
+bool is_identical(const Set& left, const Set& right) {
+    return left.is_frozen == right.is_frozen && all_identical(left.items, right.items);
+}
+
+bool is_identical(const Dict& left, const Dict& right) {
+    return left.is_ordered_dict == right.is_ordered_dict &&
+           all_identical(left.items, right.items) &&
+           all_identical(left.attributes, right.attributes);
+}
+
+bool is_identical(const Tensor& left, const Tensor& right) {
+    const auto bare = [](Tensor tensor) {
+        tensor.attributes.clear();
+        return tensor;
+    };
+    return all_identical(left.attributes, right.attributes) && bare(left) == bare(right);
+}
 
 std::optional<std::string> identity_of_key(const Value& key) {
     if (const auto* text = key.get_if<std::string>()) return "s" + *text;

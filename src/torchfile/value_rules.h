@@ -25,6 +25,14 @@ inline constexpr std::uint64_t kStorageElementsMax = std::uint64_t{1} << 58;
 [[nodiscard]] std::optional<std::string> problem_of_tensor(const Tensor& tensor,
                                                            const Storage& storage);
 
+// Equal to the last bit: NaN is NaN, and -0.0 is not 0.0. Object numbers do not count.
+[[nodiscard]] bool is_identical(const Value& left, const Value& right);
+[[nodiscard]] bool is_identical(const List& left, const List& right);
+[[nodiscard]] bool is_identical(const Tuple& left, const Tuple& right);
+[[nodiscard]] bool is_identical(const Set& left, const Set& right);
+[[nodiscard]] bool is_identical(const Dict& left, const Dict& right);
+[[nodiscard]] bool is_identical(const Tensor& left, const Tensor& right);
+
 // An int from its two's complement, little-endian: an std::int64_t where it fits, a BigInteger
 // without superfluous bytes else. No bytes: 0, as Python has it.
 [[nodiscard]] Value integer_from(std::string bytes);

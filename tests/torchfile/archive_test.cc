@@ -215,20 +215,6 @@ TEST(Crcs, MayBeFilledInAgainAfterADeathHalfWay) {
     EXPECT_EQ(image, complete);
 }
 
-TEST(Directory, RefusesLegacyFilesWithAdvice) {
-    std::vector<std::byte> pickle(100);
-    patch(pickle, 0, "\x80\x02\x8a\x0al\xfc\x9c");
-    std::vector<std::byte> tar(1024);
-    patch(tar, 257, "ustar");
-    for (const auto& file : {pickle, tar}) {
-        const auto directory = read_directory(MemorySource(file));
-
-        ASSERT_FALSE(directory);
-        EXPECT_EQ(directory.error().kind(), ErrorKind::kUnsupported);
-        EXPECT_THAT(directory.error().text(), HasSubstr("torch.save"));
-    }
-}
-
 struct Damage {
     std::string_view what;
     std::string_view place;  // its last occurrence in the image
@@ -282,6 +268,17 @@ TEST(Directory, RefusesTwoEntriesForOneRecord) {
 
     ASSERT_FALSE(directory);
     EXPECT_THAT(directory.error().text(), HasSubstr("overlap"));
+}
+
+TEST(Archive, HoldsAHundredThousandTensors) {
+    const Document document = document_of(std::vector<std::uint64_t>(100000, 1));
+    const auto image = complete_image_of(document);
+
+    const auto archive = read_archive(MemorySource(image));
+
+    ASSERT_TRUE(archive) << archive.error().text();
+    EXPECT_EQ(archive->document, document);
+    EXPECT_EQ(storage_paths(archive->document)[99999], "[99999]");
 }
 
 TEST(Archive, RefusesAStorageOfAnotherSizeThanItsRecord) {

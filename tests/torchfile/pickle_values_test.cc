@@ -189,6 +189,20 @@ TEST(PickleObjects, AreWrittenOnceAndSharedAgain) {
     EXPECT_EQ(occurrences(document, ")R"), 1U);  // the empty OrderedDict of one tensor's hooks
 }
 
+TEST(PickleObjects, AreComparedToTheLastBit) {
+    const Document document = document_of(List{
+        {List{.items = {std::nan("")}, .object = 7}, List{.items = {std::nan("")}, .object = 7},
+         List{.items = {0.0}, .object = 8}, List{.items = {-0.0}, .object = 8}}});
+
+    const auto read = round_trip(document);
+
+    ASSERT_TRUE(read) << read.error().text();
+    const auto& items = read->root.get_if<List>()->items;
+    EXPECT_NE(items[0].get_if<List>()->object, 0U);
+    EXPECT_EQ(items[0].get_if<List>()->object, items[1].get_if<List>()->object);
+    EXPECT_TRUE(std::signbit(*items[3].get_if<List>()->items[0].get_if<double>()));
+}
+
 TEST(PickleObjects, ThatNoLongerAreEqualAreWrittenApart) {
     const Document document =
         document_of(List{{List{.items = {1}, .object = 7}, List{.items = {2}, .object = 7}}});

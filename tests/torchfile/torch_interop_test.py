@@ -1,6 +1,7 @@
 """What pawl writes, PyTorch, unzip and Python's zipfile read; what torch.save writes, pawl reads.
 
-Needs PyTorch and the tool built from write_sample.cc, named by PAWL_WRITE_SAMPLE.
+Needs PyTorch, and the tools built from write_sample.cc and interop_tool.cc, named by PAWL_WRITE_SAMPLE and
+PAWL_INTEROP_TOOL. Run under each PyTorch. What each type of value comes to: interop_table_test.py.
 """
 
 import collections
@@ -15,9 +16,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 TOOL = os.environ.get("PAWL_WRITE_SAMPLE", "")
-pytestmark = pytest.mark.skipif(not TOOL, reason="PAWL_WRITE_SAMPLE names no tool")
+INTEROP_TOOL = os.environ.get("PAWL_INTEROP_TOOL", "")
+pytestmark = pytest.mark.skipif(not (TOOL and INTEROP_TOOL), reason="PAWL_WRITE_SAMPLE, PAWL_INTEROP_TOOL name no tool")
 
-HAS_WEIGHTS_ONLY_FLOATS = int(torch.__version__.split(".")[0]) >= 2
+IS_2 = int(torch.__version__.split(".")[0]) >= 2
+HAS_WEIGHTS_ONLY_FLOATS = IS_2
+GIB = 2**30
 
 
 def write_sample(path: pathlib.Path, *options: str) -> pathlib.Path:
@@ -237,3 +241,82 @@ def test_pawl_finds_the_flipped_bit_that_torch_load_does_not(tmp_path):
     path.write_bytes(content)
 
     assert "is damaged" in refusal_of(path)
+
+
+def interop_tool(*arguments) -> str:
+    return subprocess.run(
+        [INTEROP_TOOL, *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_map_location_brings_a_tensor_of_a_gpu_to_the_cpu(tmp_path):
+    torch.save({"weight": torch.arange(4.0)}, tmp_path / "cpu.pt")
+    interop_tool("--location", "cuda:0", tmp_path / "cpu.pt", tmp_path / "cuda.pt")
+
+    for weights_only in (False, True):
+        loaded = load(tmp_path / "cuda.pt", weights_only=weights_only)
+
+        assert loaded["weight"].device.type == "cpu" and loaded["weight"].tolist() == [0, 1, 2, 3]
+    assert zipfile.ZipFile(tmp_path / "cuda.pt").read("archive/data.pkl").count(b"cuda:0") == 1
+
+
+@pytest.mark.parametrize("name", ["new\nline", "we'ird \"name\"", "esc\x1b", "gr\u00fc\u00df", "a.b.c", "\udcff\udcfe"])
+def test_pawl_reads_files_of_any_name(tmp_path, name):
+    # The archive's root folder is named for the file. PyTorch 1.13 aborts in names that are no UTF-8.
+    path = tmp_path / (name + ".pt" if IS_2 or not name.startswith("\udcff") else "other.pt")
+    torch.save({"weight": torch.ones(2), name: 1}, str(path))
+
+    done = subprocess.run([os.fsencode(INTEROP_TOOL), b"--describe", os.fsencode(path)], capture_output=True)
+
+    assert done.returncode == 0, done.stderr
+    assert name.encode("utf-8", "surrogatepass").hex() in done.stdout.decode()
+
+
+def test_a_tensor_beyond_4_gib_is_where_the_zip_says(tmp_path):
+    # Sparse: neither the disk nor the memory holds five gibibytes.
+    path = tmp_path / "large.pt"
+    interop_tool("--sparse", 5 * GIB, path)
+    assert path.stat().st_blocks * 512 < GIB
+
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    places = interop_tool("--places", path).splitlines()
+
+    assert sizes["archive/data/0"] == 5 * GIB and sizes["archive/data/1"] == 1
+    assert places[0].split()[::2] == ["large", str(5 * GIB)]
+
+
+@pytest.mark.skipif(not IS_2, reason="PyTorch 1.13 has no mmap: it would read five gibibytes into memory")
+def test_torch_load_maps_a_tensor_beyond_4_gib(tmp_path):
+    path = tmp_path / "large.pt"
+    interop_tool("--sparse", 5 * GIB, path)
+
+    loaded = torch.load(str(path), mmap=True, weights_only=True)
+
+    assert loaded["large"].shape == (5 * GIB,)
+    assert loaded["large"][[0, 1, -2, -1]].tolist() == [1, 0, 0, 1]
+    assert loaded["after"].tolist() == [1]
+
+
+@pytest.mark.skipif(not IS_2, reason="PyTorch 1.13 has no skip_data: it would write five gibibytes")
+def test_pawl_reads_a_tensor_beyond_4_gib(tmp_path):
+    path = tmp_path / "large.pt"
+    with torch.serialization.skip_data():
+        torch.save({"large": torch.empty(5 * GIB, dtype=torch.uint8), "after": torch.empty(7)}, path)
+    assert path.stat().st_blocks * 512 < GIB
+
+    places = [line.split() for line in interop_tool("--places", path).splitlines()]
+
+    assert [(name, int(size)) for name, _, size in places] == [("large", 5 * GIB), ("after", 28)]
+    assert int(places[1][1]) > 5 * GIB
+
+
+def test_pawl_reads_a_hundred_thousand_tensors(tmp_path):
+    weights = torch.arange(100000.0)
+    state = {f"layer.{i}": weights[i : i + 1] for i in range(100000)}
+    torch.save(state, tmp_path / "many.pt")
+
+    interop_tool("--rewrite", tmp_path / "many.pt", tmp_path / "again.pt")
+
+    loaded = load(tmp_path / "again.pt", weights_only=True)
+    assert len(loaded) == 100000 and loaded["layer.99999"].item() == 99999
