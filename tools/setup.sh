@@ -7,7 +7,9 @@ packages=(
     libuv1-dev libspdlog-dev libfmt-dev libyaml-cpp-dev librocksdb-dev nlohmann-json3-dev libcli11-dev
     libisal-dev libxxhash-dev libexpected-dev libsystemd-dev libcpp-httplib-dev zlib1g-dev
     libtorch-dev dataset-fashion-mnist
-    libgtest-dev libgmock-dev python3 python3-pytest python3-torch python3-xxhash python3-yaml python3-jsonschema python3-venv unzip procps shellcheck clang-format
+    libgtest-dev libgmock-dev
+    python3 python3-dev python3-venv python3-pytest python3-torch python3-xxhash python3-yaml python3-jsonschema
+    unzip procps shellcheck clang clang-format clang-tidy
 )
 
 missing=()

@@ -8,7 +8,7 @@ environment=${PAWL_TORCH2_ENV:-${XDG_CACHE_HOME:-$HOME/.cache}/pawl/torch2}
 
 has_it() {
     [ -x "$environment/bin/python" ] &&
-        "$environment/bin/python" -c "import importlib.metadata as m, pytest, numpy, sys
+        "$environment/bin/python" -c "import importlib.metadata as m, pytest, numpy, mypy, sys
 sys.exit(m.version('torch').split('+')[0] != '$version')" 2> /dev/null
 }
 
@@ -20,7 +20,7 @@ if ! has_it; then
     flock 9
     if ! has_it; then
         /usr/bin/python3 -m venv --clear "$environment"
-        "$environment/bin/pip" install --quiet --disable-pip-version-check "torch==$version" numpy pytest xxhash >&2
+        "$environment/bin/pip" install --quiet --disable-pip-version-check "torch==$version" numpy pytest xxhash mypy ruff >&2
     fi
 fi
 echo "$environment"

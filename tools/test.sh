@@ -37,6 +37,19 @@ say "configuration: examples, schema, parser and reference agree"
 say "libpawl as others build with it"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/client
 
+say "Python package: types, style, tests beside PyTorch 1.13 and 2"
+mapfile -t pythons < <(tools/setup_python.sh)
+(
+    cd python
+    "${pythons[1]%/*}/mypy"
+    "${pythons[1]%/*}/ruff" check . ../examples/python
+    "${pythons[1]%/*}/ruff" format --check . ../examples/python
+)
+for python in "${pythons[@]}"; do
+    "$python" -m pytest -q -p no:cacheprovider python/tests
+done
+export PAWL_PYTHON=${pythons[1]}
+
 say "end to end: real processes, killed for real"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e
 

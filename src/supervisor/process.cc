@@ -84,7 +84,9 @@ struct ChildPlan {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    for (const int number : {SIGPIPE, SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) {
+    // All of them: what the daemon ignores (SIGPIPE), or whoever started it did, is nothing to a
+    // rank.
+    for (int number = 1; number < NSIG; ++number) {
         // NOLINTNEXTLINE(concurrency-mt-unsafe): a child of fork has one thread
         static_cast<void>(::signal(number, SIG_DFL));
     }
