@@ -76,7 +76,9 @@ TEST(Status, IsTheSameAfterAJourneyThroughJson) {
 }
 
 TEST(Status, ReadsWellAt80Columns) {
-    EXPECT_EQ("\n" + to_text(sample()), R"(
+    DaemonStatus status = sample();
+    status.journal = {};  // what a daemon is nearly always
+    EXPECT_EQ("\n" + to_text(status), R"(
 pawld 0.1.0, pid 99, up 1d06h
 
 lm: running
