@@ -237,6 +237,8 @@ std::unique_ptr<JobRunner> Daemon::make_job(const config::JobConfig& job) {
 Result<int> Daemon::run() {
     // A write to a rank that hung up is an error code, not the end of the daemon.
     static_cast<void>(::signal(SIGPIPE, SIG_IGN));
+    // A file or an arena beyond a limit (ulimit -f) is an error, EFBIG, and not our end.
+    static_cast<void>(::signal(SIGXFSZ, SIG_IGN));
     if (const auto opened = open(); !opened) return Error(opened.error()).while_doing("start");
     catch_signals();
     for (const auto& job : jobs_)

@@ -30,22 +30,6 @@ journal::Severity severity_of(ReportLevel level) {
     return journal::Severity::kError;
 }
 
-std::string_view phase_name(staging::Phase phase) {
-    switch (phase) {
-        case staging::Phase::kStarting:
-            return "starting";
-        case staging::Phase::kTraining:
-            return "training";
-        case staging::Phase::kEvaluation:
-            return "evaluation";
-        case staging::Phase::kSaving:
-            return "saving";
-        case staging::Phase::kFinished:
-            return "finished";
-    }
-    return "unknown";
-}
-
 }  // namespace
 
 JobRunner::JobRunner(config::JobConfig config, JobServices services)
@@ -58,6 +42,7 @@ JobRunner::JobRunner(config::JobConfig config, JobServices services)
       tick_timer_(services_.loop, [this] { tick(); }),
       scrub_timer_(services_.loop, [this] { scrub(); }),
       suspect_timer_(services_.loop, [this] { look_at_suspects(); }),
+      advance_timer_(services_.loop, [this] { advance(); }),
       shown_loss_(std::nan("")),
       arena_worker_("arena"),
       checkpoint_worker_("checkpoint") {
@@ -172,6 +157,7 @@ void JobRunner::conclude() {
     wake_timer_.stop();
     tick_timer_.stop();
     if (!suspects_.empty()) look_at_suspects();  // nobody waits for them any more
+    advance_timer_.stop();
     services_.concluded();
 }
 
@@ -276,6 +262,7 @@ control::JobStatus JobRunner::status() const {
                               .steps_per_second = processes_running() > 0 ? steps_per_second_ : 0,
                               .checkpoint = newest_checkpoint_,
                               .checkpoints_committed = checkpoints_committed_,
+                              .attempts_started = attempts_started_,
                               .attempts_failed = attempts_failed_,
                               .scrubbed = scrubbed_,
                               .damaged_found = damaged_found_,
@@ -283,6 +270,17 @@ control::JobStatus JobRunner::status() const {
                               .last_event = last_event_};
     if (const auto stopped = outcome()) status.detail = stopped->text;
     if (!launch_) return status;
+    if (launch_->coordinator) {
+        status.attempts_started += launch_->coordinator->attempts_started();
+        if (const auto attempt = launch_->coordinator->attempt(); attempt && !launch_->is_over) {
+            status.attempt =
+                control::AttemptStatus{.request = attempt->request,
+                                       .reason = std::string(to_string(attempt->reason)),
+                                       .step = attempt->target.at_step,
+                                       .epoch = attempt->target.at_epoch,
+                                       .missing = attempt->missing};
+        }
+    }
     if (launch_->verdict && launch_->verdict->chosen)
         status.resumed_from = launch_->verdict->chosen->sequence;
     for (const RankHolder& rank : launch_->ranks) {
@@ -290,7 +288,7 @@ control::JobStatus JobRunner::status() const {
         status.ranks.push_back({.rank = rank.rank,
                                 .pid = rank.is_running() ? rank.process->pid : 0,
                                 .is_attached = rank.session.has_value(),
-                                .phase = std::string(phase_name(rank.last.phase)),
+                                .phase = std::string(staging::name_of(rank.last.phase)),
                                 .step = rank.last.step,
                                 .snapshots_skipped = rank.last.snapshots_skipped,
                                 .output = rank.output_path});

@@ -22,6 +22,8 @@
 #include "daemon/reporter.h"
 #include "daemon/scrubber.h"
 #include "journal/journal.h"
+#include "staging/attendance.h"
+#include "staging/complaints.h"
 #include "staging/server.h"
 #include "supervisor/job_policy.h"
 #include "supervisor/process.h"
@@ -100,6 +102,7 @@ private:
         std::vector<RankHolder> ranks;
         std::optional<checkpoint::Choice> verdict;
         std::unique_ptr<checkpoint::Coordinator> coordinator;  // once there is a verdict
+        staging::Attendance attendance;
         bool all_attached = false;
         bool is_spawned = false;
         bool is_killing = false;
@@ -139,22 +142,35 @@ private:
     void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
     [[nodiscard]] std::vector<pid_t> pids() const;
 
-    // job_snapshot.cc: sessions, snapshots, progress
+    // job_session.cc: who may speak as which rank
     void received(staging::SessionId session, const staging::RankMessage& message);
     void lost(staging::SessionId session, const std::string& why);
     void greeted(staging::SessionId session, const staging::Hello& hello);
+    [[nodiscard]] std::string why_refused(staging::SessionId session,
+                                          const staging::Hello& hello) const;
+    [[nodiscard]] std::string why_foreign(pid_t pid, Rank rank) const;
+    void complain(const std::string& text);
+    void break_off(RankHolder& rank, const std::string& why);
+    void useless(const std::string& why);
     void send_verdict(RankHolder& rank);
+    void broadcast(const staging::DaemonMessage& message);
+    void watch_sessions(MonotonicTime now);
+    [[nodiscard]] RankHolder* rank_of(staging::SessionId session);
+
+    // job_snapshot.cc: snapshots, progress
     void arena_requested(RankHolder& rank, const staging::ArenaRequest& request);
+    void arena_made(Incarnation number, staging::SessionId session,
+                    const staging::ArenaRequest& request, Result<std::shared_ptr<Arena>> arena);
     void snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed& message);
     void epoch_ended(const RankHolder& rank, const staging::EpochEnded& message);
     void carry_out(const checkpoint::CoordinatorActions& actions);
     void persist(const checkpoint::Persist& work);
     void persisted(Incarnation number, const checkpoint::Persist& work,
                    const Result<checkpoint::Committed>& result);
-    void broadcast(const staging::DaemonMessage& message);
+    void advance();  // the coordinator, by time
+    void drop_arenas(std::vector<std::shared_ptr<Arena>> arenas);
     void tick();
     void journal_progress();
-    [[nodiscard]] RankHolder* rank_of(staging::SessionId session);
     [[nodiscard]] checkpoint::Position position();
 
     // job_checkpoints.cc: cadence, scrub, rollback
@@ -196,6 +212,7 @@ private:
     bool is_reclaiming_ = false;  // of a daemon that died
     Timer wake_timer_;
     Timer tick_timer_;
+    Timer advance_timer_;
 
     // What checkpoints cost and how often the job fails, for the automatic cadence.
     std::optional<nanoseconds> checkpoint_cost_;
@@ -213,7 +230,10 @@ private:
     std::uint64_t damaged_found_ = 0;  // by scrubs, since the daemon started
     std::optional<control::CheckpointStatus> newest_checkpoint_;
     std::uint64_t checkpoints_committed_ = 0;
+    std::uint64_t attempts_started_ = 0;  // of earlier incarnations
     std::uint64_t attempts_failed_ = 0;
+    staging::Complaints complaints_;
+    staging::Complaints failures_{30};
     std::uint64_t launches_ = 0;
     std::string last_event_;
     Step shown_step_;

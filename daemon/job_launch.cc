@@ -9,16 +9,14 @@
 #include "daemon/job.h"
 
 #include <algorithm>
-#include <random>
 
 namespace pawl::daemon {
 namespace {
 
 constexpr nanoseconds kTickPeriod = milliseconds{100};
 
-double draw_jitter() {
-    static std::random_device device;
-    return std::uniform_real_distribution<double>(0, 1)(device);
+std::string ranks_in_words(std::uint64_t ranks) {
+    return ranks == 1 ? std::string("1 rank") : fmt::format("{} ranks", ranks);
 }
 
 std::optional<journal::RankExit> record_of(const std::optional<supervisor::ExitStatus>& exit) {
@@ -49,9 +47,12 @@ void rotate(FileSystem& fs, const std::string& path, std::uint64_t at_bytes) {
 void JobRunner::launch(Incarnation number) {
     ++launches_;
     take_pending_config();
-    launch_ = std::make_unique<Launch>();
-    launch_->number = number;
-    launch_->started = services_.clock.wall_now();
+    if (launch_ && launch_->coordinator)
+        attempts_started_ += launch_->coordinator->attempts_started();
+    launch_ = std::make_unique<Launch>(
+        Launch{.number = number,
+               .attendance = staging::Attendance(config_.ranks, config_.start.attach_timeout),
+               .started = services_.clock.wall_now()});
     for (std::uint64_t i = 0; i < config_.ranks; ++i) {
         RankHolder& rank = launch_->ranks.emplace_back();
         rank.rank = Rank{i};
@@ -220,10 +221,10 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
         happened(supervisor::ResumeRefused{
             .incarnation = number,
             .exit_code = supervisor::kExitNoValidCheckpoint,
-            .why = fmt::format("checkpoint '{}' is of {} ranks, the job has {}: start it with as "
-                               "many, or with another "
-                               "checkpoint directory",
-                               choice->path, choice->chosen->world_size, config_.ranks)});
+            .why = fmt::format("checkpoint '{}' is of {}, the job has {}: start it with as many as "
+                               "before, or with another checkpoint directory. It is kept as it is",
+                               choice->path, ranks_in_words(choice->chosen->world_size),
+                               ranks_in_words(config_.ranks))});
         return;
     }
     checkpoint::Position begin;
@@ -239,9 +240,10 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
     shown_epoch_ = begin.furthest_epoch;
     rate_step_ = begin.furthest_step;
     journalled_step_ = begin.furthest_step;
+    const checkpoint::CoordinatorPolicy policy{
+        .cadence = cadence(), .attempt_timeout = config_.checkpoint.attempt_timeout};
     launch_->coordinator = std::make_unique<checkpoint::Coordinator>(
-        config_.ranks, cadence(), begin, choice->chosen.has_value(),
-        services_.clock.monotonic_now());
+        config_.ranks, policy, begin, choice->chosen.has_value(), services_.clock.monotonic_now());
     launch_->verdict = std::move(*choice);
     if (launch_->is_spawned) put_incarnation(journal::IncarnationState::kRunning);
     for (RankHolder& rank : launch_->ranks)
@@ -259,8 +261,10 @@ void JobRunner::rank_may_have_exited(Incarnation number, Rank id) {
     rank.has_exited = true;
     rank.exit = *exit;
     rank.exit_watcher.reset();
-    // The page still says how far it came.
-    rank.read_progress();
+    // What it said before it ended is heard first: it may have sealed a whole snapshot.
+    if (rank.session) server_->hear(*rank.session);
+    // The page still says how far it came; that of a liar is not taken.
+    static_cast<void>(rank.read_progress(services_.clock.monotonic_now()));
     tick();
     if (exit->cause == supervisor::ExitCause::kCouldNotStart) {
         exit->detail +=
@@ -304,6 +308,12 @@ void JobRunner::check_gone(Incarnation number) {
     tick_timer_.stop();
     launch_->is_over = true;
     launch_->is_killing = false;
+    advance_timer_.stop();
+    for (RankHolder& rank : launch_->ranks) {
+        if (rank.session) server_->close(*rank.session);
+        rank.session.reset();
+        drop_arenas(rank.take_arenas());
+    }
     happened(supervisor::RanksGone{.incarnation = number});
 }
 

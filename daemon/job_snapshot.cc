@@ -1,15 +1,11 @@
-// JobRunner: the trainer protocol's sessions, snapshots on their way to the disk, progress on its
-// way to the journal. What a rank says is checked here, before anything is done with it.
+// JobRunner: snapshots on their way to the disk, progress on its way to the journal. What a rank
+// says is checked here, before anything is done with it. Sessions: job_session.cc.
 #include "base/invariant.h"
 #include "daemon/job.h"
-
-#include <fcntl.h>
+#include "staging/available_memory.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 
 #ifndef PAWL_VERSION
 #define PAWL_VERSION "unknown"
@@ -20,24 +16,9 @@ namespace {
 
 constexpr nanoseconds kJournalPeriod = seconds{1};
 
-// What the machine could still give without swapping or killing; nullopt if it does not say.
-std::optional<std::uint64_t> available_memory() {
-    const UniqueFd fd(::open("/proc/meminfo", O_RDONLY | O_CLOEXEC));
-    if (!fd.is_open()) return std::nullopt;
-    std::array<char, 4096> buffer{};
-    if (::read(fd.get(), buffer.data(), buffer.size() - 1) <= 0) return std::nullopt;
-    const char* found = std::strstr(buffer.data(), "MemAvailable:");
-    if (found == nullptr) return std::nullopt;
-    return std::strtoull(found + std::strlen("MemAvailable:"), nullptr, 10) * 1024;
-}
-
+// On the arena worker. Allocated in full, or not at all.
 Result<std::shared_ptr<Arena>> make_arena(const std::string& name, std::uint64_t bytes) {
-    const auto available = available_memory();
-    if (available && bytes > *available) {
-        return make_error(ErrorKind::kNoSpace,
-                          "an arena of {} bytes does not fit in the {} bytes of memory left", bytes,
-                          *available);
-    }
+    RETURN_IF_ERROR(staging::check_fits(bytes, staging::available_memory()));
     auto memory = staging::make_sealed_memory(name, bytes);
     if (!memory) return memory.error();
     auto mapping = staging::Mapping::of(memory->get(), 0, bytes, staging::Access::kReadWrite);
@@ -50,126 +31,6 @@ Result<std::shared_ptr<Arena>> make_arena(const std::string& name, std::uint64_t
 
 }  // namespace
 
-// ---- sessions ----
-
-RankHolder* JobRunner::rank_of(staging::SessionId session) {
-    if (!launch_) return nullptr;
-    const auto found = std::ranges::find_if(
-        launch_->ranks, [&](const RankHolder& rank) { return rank.session == session; });
-    return found == launch_->ranks.end() ? nullptr : &*found;
-}
-
-void JobRunner::received(staging::SessionId session, const staging::RankMessage& message) {
-    if (const auto* hello = std::get_if<staging::Hello>(&message)) return greeted(session, *hello);
-    RankHolder* const rank = rank_of(session);
-    if (rank == nullptr)
-        return server_->close(session);  // spoke before its hello, or is of an old incarnation
-    rank->read_progress();
-    const MonotonicTime now = services_.clock.monotonic_now();
-    if (const auto* arena = std::get_if<staging::ArenaRequest>(&message))
-        return arena_requested(*rank, *arena);
-    if (const auto* sealed = std::get_if<staging::SnapshotSealed>(&message))
-        return snapshot_sealed(*rank, *sealed);
-    if (const auto* ended = std::get_if<staging::EpochEnded>(&message))
-        return epoch_ended(*rank, *ended);
-    if (!launch_->coordinator) return;
-    if (const auto* passed = std::get_if<staging::SnapshotPassed>(&message)) {
-        carry_out(launch_->coordinator->passed(passed->request, rank->rank, passed->step, now));
-    } else if (const auto* skipped = std::get_if<staging::SnapshotSkipped>(&message)) {
-        carry_out(launch_->coordinator->skipped(skipped->request, rank->rank, skipped->why, now));
-    } else if (const auto* finishing = std::get_if<staging::Finishing>(&message)) {
-        carry_out(launch_->coordinator->finishing(
-            rank->rank, {.step = finishing->step, .epoch = finishing->epoch}, now));
-    }
-}
-
-void JobRunner::greeted(staging::SessionId session, const staging::Hello& hello) {
-    const auto refuse = [&](const std::string& why) {
-        report(ReportLevel::kWarning, "rank_refused",
-               fmt::format("rank {} was refused: {}", hello.rank, why));
-        server_->send(session, staging::Refused{.why = why}, {});
-        server_->close(session);
-        lost(session, "it said hello twice");  // nothing, unless it was attached
-    };
-    if (hello.protocol != staging::kProtocolVersion) {
-        return refuse(fmt::format(
-            "it speaks protocol {}, this pawld {}: install the same version on both sides",
-            hello.protocol, staging::kProtocolVersion));
-    }
-    if (!launch_ || launch_->is_over || launch_->is_killing ||
-        hello.incarnation != launch_->number) {
-        return refuse(fmt::format("incarnation {} is not running", hello.incarnation));
-    }
-    if (hello.rank.value >= launch_->ranks.size()) {
-        return refuse(fmt::format("the job has ranks 0 to {}", launch_->ranks.size() - 1));
-    }
-    RankHolder& rank = launch_->ranks[hello.rank.value];
-    if (rank.session) return refuse("this rank is attached already");
-    if (rank.has_verdict)
-        return refuse("this rank was attached before; an incarnation attaches once");
-    if (const auto made = rank.make_pages(config_.name); !made) return refuse(made.error().text());
-    rank.session = session;
-    rank.framework = hello.framework;
-    server_->send(session, staging::Welcome{.job = config_.name}, {rank.pages.get()});
-    send_verdict(rank);
-}
-
-void JobRunner::send_verdict(RankHolder& rank) {
-    if (!rank.session || rank.has_verdict || !launch_->verdict || launch_->is_killing) return;
-    const auto& verdict = *launch_->verdict;
-    staging::Resume resume;
-    UniqueFd file;
-    if (verdict.chosen) {
-        resume = {.sequence = verdict.chosen->sequence,
-                  .step = verdict.chosen->step,
-                  .epoch = verdict.chosen->epoch,
-                  .path = join_path(verdict.path, checkpoint::rank_file_name(rank.rank))};
-        file.reset(::open(resume.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-        if (!file.is_open()) {
-            happened(supervisor::ResumeRefused{
-                .incarnation = launch_->number,
-                .exit_code = supervisor::kExitNoValidCheckpoint,
-                .why = error_from_errno("open '{}'", resume.path).text()});
-            return;
-        }
-    }
-    rank.has_verdict = true;
-    rank.last.step = resume.step;
-    rank.last.epoch = resume.epoch;
-    server_->send(*rank.session, resume,
-                  file.is_open() ? std::vector<int>{file.get()} : std::vector<int>{});
-    // A stop that came first was a SIGTERM, which a trainer leaves to its daemon: told again, here.
-    if (is_draining()) carry_out(launch_->coordinator->ask_to_stop());
-    launch_->all_attached = std::ranges::all_of(launch_->ranks, &RankHolder::has_verdict);
-    if (launch_->all_attached)
-        carry_out(launch_->coordinator->begin(services_.clock.monotonic_now()));
-}
-
-void JobRunner::lost(staging::SessionId session, const std::string& why) {
-    RankHolder* const rank = rank_of(session);
-    if (rank == nullptr) return;
-    rank->read_progress();
-    rank->session.reset();
-    if (launch_->is_killing || launch_->is_over) return;
-    launch_->all_attached = false;
-    // A rank that ends hangs up first: its exit, which follows, says more than this would.
-    if (why != staging::kHungUp) {
-        report(ReportLevel::kWarning, "rank_lost",
-               fmt::format("rank {} is no longer attached: {}", rank->rank, why));
-    }
-    if (launch_->coordinator) {
-        const std::string text = fmt::format("its connection is gone ({})", why);
-        carry_out(launch_->coordinator->lost(rank->rank, text, services_.clock.monotonic_now()));
-    }
-}
-
-void JobRunner::broadcast(const staging::DaemonMessage& message) {
-    if (!launch_) return;
-    for (const RankHolder& rank : launch_->ranks) {
-        if (rank.session) server_->send(*rank.session, message, {});
-    }
-}
-
 // ---- arenas ----
 
 void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& request) {
@@ -179,30 +40,53 @@ void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& r
     if (request.slot >= rank.slots.size()) return refuse("there is no such slot");
     if (rank.slots.at(request.slot).is_sealed) return refuse("the slot is being made durable");
     if (request.bytes == 0) return refuse("an arena of no bytes");
-    // Given up before the larger one is made: the rank has unmapped it, so memory is not held
-    // twice.
-    rank.slots.at(request.slot).arena.reset();
+    RankSlot& slot = rank.slots.at(request.slot);
+    if (slot.is_requested) {
+        return break_off(rank, fmt::format("it asked for an arena in slot {} while one was being "
+                                           "made for it",
+                                           request.slot));
+    }
+    slot.is_requested = true;
     const std::string name =
         fmt::format("pawl-arena-{}-{}-{}", config_.name, rank.rank, request.slot);
-    arena_worker_.post([this, number = launch_->number, id = rank.rank, request, name] {
+    arena_worker_.post([this, number = launch_->number, session = *rank.session, request, name,
+                        old = std::move(slot.arena)]() mutable {
+        // Given up before the larger one is made: the rank has unmapped it, so memory is not held
+        // twice.
+        old.reset();
         auto arena = make_arena(name, request.bytes);
-        services_.loop.post([this, number, id, request, arena] {
-            if (!launch_ || launch_->number != number || launch_->is_over) return;
-            RankHolder& holder = launch_->ranks.at(id.value);
-            if (!holder.session) return;
-            if (!arena) {
-                report(ReportLevel::kError, "no_memory", arena.error().text());
-                server_->send(
-                    *holder.session,
-                    staging::ArenaRefused{.slot = request.slot, .why = arena.error().text()}, {});
-                return;
-            }
-            holder.slots.at(request.slot).arena = *arena;
-            server_->send(*holder.session,
-                          staging::ArenaGranted{.slot = request.slot, .bytes = request.bytes},
-                          {(*arena)->memory.get()});
+        services_.loop.post([this, number, session, request, arena = std::move(arena)]() mutable {
+            arena_made(number, session, request, std::move(arena));
         });
     });
+}
+
+void JobRunner::arena_made(Incarnation number, staging::SessionId session,
+                           const staging::ArenaRequest& request,
+                           Result<std::shared_ptr<Arena>> arena) {
+    RankHolder* const rank = rank_of(session);
+    const bool is_awaited = rank != nullptr && launch_->number == number && !launch_->is_over;
+    if (!is_awaited) {
+        if (arena) drop_arenas({std::move(*arena)});
+        return;
+    }
+    RankSlot& slot = rank->slots.at(request.slot);
+    slot.is_requested = false;
+    if (!arena) {
+        report(ReportLevel::kError, "no_memory",
+               fmt::format("rank {} gets no memory for a snapshot: {}. Training goes on",
+                           rank->rank, arena.error().text()));
+        server_->send(session,
+                      staging::ArenaRefused{.slot = request.slot, .why = arena.error().text()}, {});
+        return;
+    }
+    slot.arena = std::move(*arena);
+    server_->send(session, staging::ArenaGranted{.slot = request.slot, .bytes = request.bytes},
+                  {slot.arena->memory.get()});
+}
+
+void JobRunner::drop_arenas(std::vector<std::shared_ptr<Arena>> arenas) {
+    arena_worker_.post([arenas = std::move(arenas)]() mutable { arenas.clear(); });
 }
 
 // ---- snapshots ----
@@ -210,10 +94,13 @@ void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& r
 checkpoint::Position JobRunner::position() {
     checkpoint::Position position;
     position.all_between_steps = true;
-    for (RankHolder& rank : launch_->ranks) {
-        rank.read_progress();
+    for (const RankHolder& rank : launch_->ranks) {
         position.furthest_step = std::max(position.furthest_step, rank.last.step);
         position.furthest_epoch = std::max(position.furthest_epoch, rank.last.epoch);
+        position.ranks.push_back({.step = rank.last.step,
+                                  .epoch = rank.last.epoch,
+                                  .phase = rank.last.phase,
+                                  .heard = rank.heard});
     }
     for (const RankHolder& rank : launch_->ranks) {
         const bool is_between = rank.has_reported &&
@@ -230,13 +117,10 @@ void JobRunner::snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed&
         !rank.slots.at(message.slot).is_sealed && message.bytes > 0 &&
         message.bytes <= rank.slots.at(message.slot).arena->mapping.bytes().size();
     if (!is_known || !launch_->coordinator) {
-        const auto session = *rank.session;
-        report(ReportLevel::kError, "rank_refused",
-               fmt::format("rank {} sealed a snapshot in slot {} that it does not own; its "
-                           "connection is closed",
-                           rank.rank, message.slot));
-        server_->close(session);
-        return lost(session, "it broke the protocol");
+        return break_off(rank,
+                         fmt::format("it sealed {} bytes in slot {}, which is not its own or has "
+                                     "no arena of that size",
+                                     message.bytes, message.slot));
     }
     rank.slots.at(message.slot).is_sealed = true;
     note_stall(rank.last);
@@ -271,12 +155,22 @@ void JobRunner::carry_out(const checkpoint::CoordinatorActions& actions) {
             const std::string now_what =
                 failed->retry_in ? fmt::format("It is kept in memory; next try in {}",
                                                format_duration(*failed->retry_in))
-                                 : std::string("Training goes on; the next is made as planned");
-            report(ReportLevel::kWarning, "checkpoint_failed",
-                   fmt::format("no checkpoint was made: {}. {}", failed->why, now_what));
+                : launch_->all_attached
+                    ? std::string("Training goes on; the next is made as planned")
+                    : std::string("The newest durable checkpoint stands");
+            const std::string text =
+                fmt::format("no checkpoint was made: {}. {}", failed->why, now_what);
+            const auto said = failed->retry_in
+                                  ? std::optional{text}
+                                  : failures_.about(text, services_.clock.monotonic_now());
+            if (said) report(ReportLevel::kWarning, "checkpoint_failed", *said);
             if (!failed->retry_in) {
                 broadcast(staging::SnapshotFailed{.request = failed->request, .why = failed->why});
             }
+        } else if (const auto* waiting = std::get_if<checkpoint::StillWaiting>(&action)) {
+            report(ReportLevel::kWarning, "checkpoint_waits", waiting->text);
+        } else if (const auto* stuck = std::get_if<checkpoint::Stuck>(&action)) {
+            useless(stuck->why);
         } else if (const auto* settled = std::get_if<checkpoint::UrgentSettled>(&action)) {
             if (settled->reason == checkpoint::Reason::kSigterm) {
                 happened(supervisor::DrainSettled{
@@ -385,6 +279,7 @@ void JobRunner::epoch_ended(const RankHolder& rank, const staging::EpochEnded& m
 void JobRunner::tick() {
     if (!launch_) return;
     const MonotonicTime now = services_.clock.monotonic_now();
+    watch_sessions(now);
     const checkpoint::Position where = position();
     bool has_reported = false;
     for (const RankHolder& rank : launch_->ranks) {
@@ -397,9 +292,7 @@ void JobRunner::tick() {
         happened(
             supervisor::ProgressSeen{.incarnation = launch_->number, .step = where.furthest_step});
     }
-    if (launch_->coordinator && launch_->all_attached && !launch_->is_killing) {
-        carry_out(launch_->coordinator->moved(where, now));
-    }
+    advance();
     if (now - rate_time_ >= seconds{2}) {
         const double passed = std::chrono::duration<double>(now - rate_time_).count();
         const auto steps =
@@ -411,6 +304,15 @@ void JobRunner::tick() {
     if (now - journalled_time_ >= kJournalPeriod) journal_progress();
     services_.reporter.progress(status());
     services_.changed();
+}
+
+// Called by the tick and, for limits that end between two of them, by a timer.
+void JobRunner::advance() {
+    if (!launch_ || !launch_->coordinator || !launch_->all_attached || launch_->is_killing) return;
+    const MonotonicTime now = services_.clock.monotonic_now();
+    carry_out(launch_->coordinator->moved(position(), now));
+    if (const auto wake = launch_->coordinator->wake_at())
+        advance_timer_.start(std::max(nanoseconds::zero(), *wake - now));
 }
 
 // One record a second is one batch: what is lost by a kill is at most that second's history.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <random>
 
 namespace pawl::daemon {
 
@@ -25,12 +26,22 @@ Result<void> RankHolder::make_pages(const std::string& job) {
     return {};
 }
 
-void RankHolder::read_progress() {
-    if (progress_page == nullptr) return;
+Result<void> RankHolder::read_progress(MonotonicTime now) {
+    if (progress_page == nullptr) return {};
     const auto progress = staging::read(*progress_page);
-    if (!progress || progress->phase == staging::Phase::kStarting) return;
+    if (!progress || progress->phase == staging::Phase::kStarting) return {};
+    if (progress->step.value > staging::kCountMax || progress->epoch.value > staging::kCountMax) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "its page says step {} of epoch {}, which nobody counts to",
+                          progress->step, progress->epoch);
+    }
+    // Its own clock is not believed: a change is a sign of life, whatever time it says.
+    const bool has_changed = !has_reported || last.time != progress->time ||
+                             last.step != progress->step || last.phase != progress->phase;
+    if (has_changed) heard = now;
     last = *progress;
     has_reported = true;
+    return {};
 }
 
 void RankHolder::write_control(const staging::Control& control) const {
@@ -43,6 +54,13 @@ std::uint64_t RankHolder::arena_bytes() const {
         if (slot.arena) bytes += slot.arena->mapping.bytes().size();
     }
     return bytes;
+}
+
+std::vector<std::shared_ptr<Arena>> RankHolder::take_arenas() {
+    std::vector<std::shared_ptr<Arena>> arenas;
+    for (RankSlot& slot : slots)
+        arenas.push_back(std::move(slot.arena));
+    return arenas;
 }
 
 std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
@@ -90,6 +108,11 @@ std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
     // As torchrun does: several ranks with a thread a core each would only fight.
     if (given.world_size > 1 && !has_thread_count) environment.emplace_back("OMP_NUM_THREADS=1");
     return environment;
+}
+
+double draw_jitter() {
+    static std::random_device device;
+    return std::uniform_real_distribution<double>(0, 1)(device);
 }
 
 Result<std::uint16_t> free_port() {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pawl::daemon {
 
@@ -24,7 +25,8 @@ struct Arena {
 
 struct RankSlot {
     std::shared_ptr<Arena> arena;
-    bool is_sealed = false;  // the daemon's until it is released
+    bool is_sealed = false;     // the daemon's until it is released
+    bool is_requested = false;  // an arena is being made for it
 };
 
 struct RankHolder {
@@ -42,8 +44,10 @@ struct RankHolder {
     staging::ProgressPage* progress_page = nullptr;
     staging::ControlPage* control_page = nullptr;
     staging::Progress last;
-    bool has_reported = false;  // has written its progress page at least once
-    bool has_verdict = false;   // was told what to resume from
+    MonotonicTime heard;                   // when its page was last seen to change
+    bool has_reported = false;             // has written its progress page at least once
+    bool has_verdict = false;              // was told what to resume from
+    std::optional<MonotonicTime> hung_up;  // it let go of its session, and runs on
     std::string framework;
     std::array<RankSlot, staging::kSlots> slots;
 
@@ -51,10 +55,13 @@ struct RankHolder {
 
     // New pages for a session that has just said hello.
     Result<void> make_pages(const std::string& job);
-    // Takes what the page says, if it can be read just now.
-    void read_progress();
+    // Takes what the page says, if it can be read just now. kInvalidArgument if it says what can't
+    // be.
+    Result<void> read_progress(MonotonicTime now);
     void write_control(const staging::Control& control) const;
     [[nodiscard]] std::uint64_t arena_bytes() const;
+    // Its arenas, which it loses: unmapping much memory takes long, and belongs on a worker.
+    [[nodiscard]] std::vector<std::shared_ptr<Arena>> take_arenas();
 };
 
 // What torchrun would set, and what pawl adds; on top of `base` (NAME=VALUE), which loses every
@@ -70,6 +77,9 @@ struct RankEnvironment {
 };
 [[nodiscard]] std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
                                                       const std::vector<std::string>& base);
+
+// In [0, 1): spreads restarts of jobs that failed together.
+[[nodiscard]] double draw_jitter();
 
 // A TCP port on loopback that nobody uses just now.
 [[nodiscard]] Result<std::uint16_t> free_port();

@@ -40,6 +40,11 @@ void Worker::post(std::function<void()> task) {
     tasks_changed_.notify_one();
 }
 
+std::size_t Worker::waiting() {
+    const std::lock_guard lock(tasks_mutex_);
+    return tasks_.size();
+}
+
 void Worker::run() {
     while (true) {
         std::function<void()> task;

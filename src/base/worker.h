@@ -15,7 +15,7 @@ namespace pawl {
 // throw.
 class Worker {
 public:
-    static constexpr std::size_t kTasksMax = 1024;
+    static constexpr std::size_t kTasksMax = 16 * 1024;
 
     // At most 15 characters of the name are shown by the kernel.
     explicit Worker(std::string name);
@@ -25,6 +25,8 @@ public:
 
     // Thread-safe; never blocks. More than kTasksMax queued tasks are our own mistake.
     void post(std::function<void()> task);
+    // Tasks that wait. Thread-safe. Who posts what others cause looks here first.
+    [[nodiscard]] std::size_t waiting();
 
 private:
     void run();

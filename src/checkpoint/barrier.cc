@@ -16,6 +16,14 @@ bool Barrier::has_sealed() const {
     return std::ranges::any_of(ranks_, [](const auto& rank) { return rank.has_value(); });
 }
 
+std::vector<Rank> Barrier::missing() const {
+    std::vector<Rank> missing;
+    for (std::size_t i = 0; i < ranks_.size(); ++i) {
+        if (!ranks_[i]) missing.emplace_back(i);
+    }
+    return missing;
+}
+
 BarrierVerdict Barrier::sealed(const Sealed& snapshot) {
     invariant(snapshot.rank.value < ranks_.size(), "a rank is below the world size");
     auto& own = ranks_[snapshot.rank.value];
@@ -32,6 +40,10 @@ BarrierVerdict Barrier::sealed(const Sealed& snapshot) {
                             other->step, snapshot.rank, snapshot.step);
             return Failed{.why = why, .released = abandon()};
         }
+        // One rank saw the request in its evaluation, another just behind it: at the same step, but
+        // they would resume at two sides of the epoch's end.
+        if (other && other->epoch != snapshot.epoch)
+            return passed(snapshot.rank, snapshot.step, snapshot.step);
     }
     if (std::ranges::any_of(ranks_, [](const auto& rank) { return !rank.has_value(); }))
         return Waiting{};

@@ -1,7 +1,8 @@
 // The commit barrier: have all ranks sealed a snapshot of one step for one request? Core.
 //
 //   open --sealed by all, one step--> complete
-//   open --a rank had passed the step--> the target moves ahead; what others sealed is given back
+//   open --a rank had passed the step, or was an epoch's end further--> the target moves ahead;
+//          what was sealed is given back
 //   open --a rank skipped, sealed another step, or is gone--> failed; the attempt is abandoned
 #pragma once
 
@@ -51,6 +52,7 @@ public:
 
     [[nodiscard]] std::uint64_t request() const { return request_; }
     [[nodiscard]] bool has_sealed() const;  // whether any rank has
+    [[nodiscard]] std::vector<Rank> missing() const;
 
     [[nodiscard]] BarrierVerdict sealed(const Sealed& snapshot);
     // `rank` says it had completed `step` steps already, more than the target. `furthest` is the

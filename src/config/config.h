@@ -60,10 +60,19 @@ struct CheckpointConfig {
     std::optional<std::uint64_t> keep_every_epochs;  // >= 1
     std::optional<KeepBestConfig> keep_best;
     std::optional<std::uint64_t> keep_bytes;
-    std::optional<nanoseconds> scrub_every = std::chrono::hours{24};          // nullopt: off
+    std::optional<nanoseconds> scrub_every = std::chrono::hours{24};  // nullopt: off
+    // Without a sign of life of a rank whose snapshot the others wait for.
+    nanoseconds attempt_timeout = std::chrono::minutes{5};
     OnNoValidCheckpoint on_no_valid_checkpoint = OnNoValidCheckpoint::kStop;  // stop | start_fresh
 
     friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
+};
+
+struct StartConfig {
+    // From the first rank that attaches to the last. A command whose ranks never attach may.
+    nanoseconds attach_timeout = std::chrono::minutes{10};
+
+    friend bool operator==(const StartConfig&, const StartConfig&) = default;
 };
 
 struct RestartConfig {
@@ -92,6 +101,7 @@ struct JobConfig {
     std::string output_directory;  // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
     std::uint64_t output_rotate_at = std::uint64_t{64} << 20;  // bytes; at a rank's start
     CheckpointConfig checkpoint;
+    StartConfig start;
     RestartConfig restart;
     StopConfig stop;
 

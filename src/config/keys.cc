@@ -17,6 +17,7 @@ static_assert(kEveryTime.contains(kEveryTimeDefault));
 constexpr Numbers kKeepLast{1, 10'000};
 constexpr Sizes kKeepBytes{1, kSizeMax};
 constexpr Durations kScrubEvery{seconds{1}, 365 * kDay};
+constexpr Durations kRankTimeout{seconds{1}, 30 * kDay};
 constexpr Numbers kRestarts{0, 10'000};
 constexpr Durations kRestartWindow{seconds{1}, 365 * kDay};
 constexpr Durations kRestartDelay{milliseconds{1}, kDay};
@@ -185,11 +186,26 @@ constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
                               "first, until the rest fits. Never the newest, nor what the keys "
                               "above or a pin keep."}),
     kScrub,
+    duration<JobConfig>(
+        [](auto& job) -> auto& { return job.checkpoint.attempt_timeout; }, kRankTimeout,
+        {.name = "attempt_timeout",
+         .about = "All ranks snapshot one step. When some have and another gives no sign of life "
+                  "for so long (no step, no poll of an evaluation), that attempt is given up and "
+                  "training goes on.",
+         .applies = Applies::kNextLaunch}),
     choice<JobConfig, kOnNoValidCheckpoint>(
         [](auto& job) -> auto& { return job.checkpoint.on_no_valid_checkpoint; },
         {.name = "on_no_valid_checkpoint",
          .about = "When checkpoints exist but none is valid. `stop`: the job stops and says why. "
                   "`start_fresh`: it begins again at step 0."}),
+});
+
+constexpr auto kStartFields = std::to_array<Field<JobConfig>>({
+    duration<JobConfig>([](auto& job) -> auto& { return job.start.attach_timeout; }, kRankTimeout,
+                        {.name = "attach_timeout",
+                         .about = "From the first rank that attaches until the last has; then all "
+                                  "are restarted. Without effect on commands that never attach.",
+                         .applies = Applies::kNextLaunch}),
 });
 
 constexpr auto kRestartFields = std::to_array<Field<JobConfig>>({
@@ -262,6 +278,7 @@ constexpr auto kJobFields = std::to_array<Field<JobConfig>>({
                    {.name = "checkpoint",
                     .about = "Where checkpoints go, when they are made, and which stay.",
                     .required_as = "a map with at least the key directory"}),
+    map<JobConfig>(kStartFields, {.name = "start", .about = "How long ranks may take to start."}),
     map<JobConfig>(kRestartFields,
                    {.name = "restart", .about = "When ranks that failed are started again."}),
     map<JobConfig>(kStopFields, {.name = "stop", .about = "How long an orderly stop may take."}),

@@ -33,6 +33,17 @@ json json_of(const CheckpointStatus& checkpoint) {
             {"verified", checkpoint.verified}};
 }
 
+json json_of(const AttemptStatus& attempt) {
+    json missing = json::array();
+    for (const Rank rank : attempt.missing)
+        missing.push_back(rank.value);
+    return {{"request", attempt.request},
+            {"reason", attempt.reason},
+            {"step", count_or_null(attempt.step)},
+            {"epoch", count_or_null(attempt.epoch)},
+            {"missing", std::move(missing)}};
+}
+
 json json_of(const RankStatus& rank) {
     return {{"rank", rank.rank.value},      {"pid", rank.pid},
             {"attached", rank.is_attached}, {"phase", rank.phase},
@@ -64,9 +75,11 @@ json json_of(const JobStatus& job) {
             {"resumed_from", count_or_null(job.resumed_from)},
             {"checkpoint", job.checkpoint ? json_of(*job.checkpoint) : json(nullptr)},
             {"checkpoints_committed", job.checkpoints_committed},
+            {"attempts_started", job.attempts_started},
             {"attempts_failed", job.attempts_failed},
             {"scrubbed", job.scrubbed ? json(format_time(*job.scrubbed)) : json(nullptr)},
             {"damaged_found", job.damaged_found},
+            {"attempt", job.attempt ? json_of(*job.attempt) : json(nullptr)},
             {"arena_bytes", job.arena_bytes},
             {"checkpoint_directory", job.checkpoint_directory},
             {"last_event", job.last_event},
@@ -96,6 +109,16 @@ CheckpointStatus checkpoint_of(const json& from) {
             .time = time_of(from.at("time")),
             .path = from.at("path").get<std::string>(),
             .verified = from.at("verified").get<std::string>()};
+}
+
+AttemptStatus attempt_of(const json& from) {
+    AttemptStatus attempt{.request = from.at("request").get<std::uint64_t>(),
+                          .reason = from.at("reason").get<std::string>(),
+                          .step = optional_count<StepTag>(from.at("step")),
+                          .epoch = optional_count<EpochTag>(from.at("epoch"))};
+    for (const json& rank : from.at("missing"))
+        attempt.missing.emplace_back(rank.get<std::uint64_t>());
+    return attempt;
 }
 
 RankStatus rank_of(const json& from) {
@@ -129,6 +152,7 @@ JobStatus job_of(const json& from) {
                   .steps_per_second = number_of(from.at("steps_per_second")),
                   .resumed_from = optional_count<SequenceTag>(from.at("resumed_from")),
                   .checkpoints_committed = from.at("checkpoints_committed").get<std::uint64_t>(),
+                  .attempts_started = from.at("attempts_started").get<std::uint64_t>(),
                   .attempts_failed = from.at("attempts_failed").get<std::uint64_t>(),
                   .damaged_found = from.at("damaged_found").get<std::uint64_t>(),
                   .arena_bytes = from.at("arena_bytes").get<std::uint64_t>(),
@@ -136,6 +160,7 @@ JobStatus job_of(const json& from) {
                   .last_event = from.at("last_event").get<std::string>()};
     if (!from.at("checkpoint").is_null()) job.checkpoint = checkpoint_of(from.at("checkpoint"));
     if (!from.at("scrubbed").is_null()) job.scrubbed = time_of(from.at("scrubbed"));
+    if (!from.at("attempt").is_null()) job.attempt = attempt_of(from.at("attempt"));
     for (const json& rank : from.at("ranks"))
         job.ranks.push_back(rank_of(rank));
     return job;
@@ -177,6 +202,15 @@ std::string progress_of(const JobStatus& job) {
 std::string checkpoint_line(const CheckpointStatus& checkpoint, WallTime now) {
     return fmt::format("{} at step {}, {}, {}", checkpoint.sequence, checkpoint.step,
                        format_bytes(checkpoint.bytes), format_age(checkpoint.time, now));
+}
+
+std::string attempt_line(const AttemptStatus& attempt, std::uint64_t world_size) {
+    const std::string target = attempt.step
+                                   ? fmt::format("step {}", *attempt.step)
+                                   : fmt::format("epoch {}", attempt.epoch.value_or(Epoch{}));
+    return fmt::format("{}, {}: {} of {} ranks have sealed", target, attempt.reason,
+                       world_size - std::min<std::uint64_t>(world_size, attempt.missing.size()),
+                       world_size);
 }
 
 std::string ranks_of(const JobStatus& job) {
@@ -249,6 +283,8 @@ std::string to_text(const DaemonStatus& status) {
                      fmt::format("reason {}, verified {}", job.checkpoint->reason,
                                  job.checkpoint->verified));
         }
+        if (job.attempt)
+            add_line(text, "attempt", cut(attempt_line(*job.attempt, job.world_size), 64));
         add_line(text, "ranks", ranks_of(job));
         std::string incarnation =
             job.incarnation ? fmt::format("{}", *job.incarnation) : "none yet";

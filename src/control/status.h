@@ -39,6 +39,17 @@ struct RankStatus {
     friend bool operator==(const RankStatus&, const RankStatus&) = default;
 };
 
+// Snapshots of one step that some ranks have sealed, or that somebody waits for.
+struct AttemptStatus {
+    std::uint64_t request = 0;
+    std::string reason;
+    std::optional<Step> step;
+    std::optional<Epoch> epoch;
+    std::vector<Rank> missing;
+
+    friend bool operator==(const AttemptStatus&, const AttemptStatus&) = default;
+};
+
 struct JobStatus {
     std::string name;
     std::string state;   // see supervisor::name_of
@@ -53,9 +64,11 @@ struct JobStatus {
     std::optional<Sequence> resumed_from;
     std::optional<CheckpointStatus> checkpoint;  // the newest durable one
     std::uint64_t checkpoints_committed = 0;     // since the daemon started
+    std::uint64_t attempts_started = 0;
     std::uint64_t attempts_failed = 0;
-    std::optional<WallTime> scrubbed;  // when all checkpoints were last read again
-    std::uint64_t damaged_found = 0;   // by scrubs, since the daemon started
+    std::optional<WallTime> scrubbed;      // when all checkpoints were last read again
+    std::uint64_t damaged_found = 0;       // by scrubs, since the daemon started
+    std::optional<AttemptStatus> attempt;  // under way
     std::uint64_t arena_bytes = 0;
     std::string checkpoint_directory;
     std::string last_event;

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -62,13 +63,21 @@ void get(const json& from, std::uint32_t& number) {
 }
 template <class Tag>
 void get(const json& from, Count<Tag>& count) {
-    get(from, count.value);
+    count.value = count_of(from, kCountMax);
 }
 void get(const json& from, double& number) {
     number = from.is_null() ? std::nan("") : from.get<double>();
 }
 void get(const json& from, std::string& text) {
     text = from.get<std::string>();
+    const auto is_control = [](unsigned char byte) { return byte < 0x20 || byte == 0x7f; };
+    std::ranges::replace_if(text, is_control, ' ');
+    if (text.size() <= kTextBytesMax) return;
+    std::size_t end = kTextBytesMax;
+    // Not in the middle of a character: its further bytes are 10xxxxxx.
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0U) == 0x80U)
+        --end;
+    text.resize(end);
 }
 template <class T>
 void get(const json& from, std::optional<T>& value) {
@@ -142,6 +151,16 @@ Message decode_as(const json& object) {
     return message;
 }
 
+// The parser repeats what it read, whatever that was; here it is for logs and terminals.
+Error not_a_message(std::string what) {
+    constexpr std::size_t kWhatMax = 200;
+    if (what.size() > kWhatMax) what.replace(kWhatMax, std::string::npos, "...");
+    std::ranges::replace_if(
+        what, [](unsigned char byte) { return byte < 0x20 || byte > 0x7e; }, '?');
+    return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",
+                      what);
+}
+
 template <class Variant, std::size_t kIndex = 0>
 Result<Variant> decode_type(const json& object, const std::string& type) {
     if constexpr (kIndex < std::variant_size_v<Variant>) {
@@ -149,7 +168,7 @@ Result<Variant> decode_type(const json& object, const std::string& type) {
         if (type == Fields<Message>::kName) return Variant{decode_as<Message>(object)};
         return decode_type<Variant, kIndex + 1>(object, type);
     } else {
-        return make_error(ErrorKind::kInvalidArgument, "unknown message type '{}'", type);
+        return not_a_message(fmt::format("unknown message type '{}'", type));
     }
 }
 
@@ -159,11 +178,9 @@ Result<Variant> decode_any(std::string_view text) {
         const json object = json::parse(text);
         return decode_type<Variant>(object, object.at("type").get<std::string>());
     } catch (const json::exception& error) {
-        return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",
-                          error.what());
+        return not_a_message(error.what());
     } catch (const WrongField& error) {
-        return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",
-                          error.what());
+        return not_a_message(error.what());
     }
 }
 

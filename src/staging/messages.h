@@ -17,6 +17,9 @@ inline constexpr std::uint64_t kProtocolVersion = 1;
 inline constexpr std::size_t kMessageBytesMax = 64 * 1024;
 inline constexpr std::uint32_t kSlots =
     2;  // arenas a rank: one is persisted while the next is filled
+// The largest step, epoch, rank or incarnation that is believed: what is above was never counted.
+// Far from where sums overflow, and exact in every JSON reader.
+inline constexpr std::uint64_t kCountMax = std::uint64_t{1} << 53;
 
 // ---- from a rank ----
 struct Hello {
@@ -127,6 +130,8 @@ using DaemonMessage = std::variant<Welcome, Refused, Resume, ArenaGranted, Arena
 [[nodiscard]] std::string encode(const RankMessage& message);
 [[nodiscard]] std::string encode(const DaemonMessage& message);
 // kInvalidArgument on anything that is no message of this protocol: unknown fields are ignored.
+// Texts come out on one line and cut to kTextBytesMax, since they end up in events and manifests.
+inline constexpr std::size_t kTextBytesMax = 1024;
 [[nodiscard]] Result<RankMessage> decode_rank_message(std::string_view text);
 [[nodiscard]] Result<DaemonMessage> decode_daemon_message(std::string_view text);
 

@@ -40,6 +40,22 @@ std::optional<T> optional_count(std::uint64_t word) {
 
 }  // namespace
 
+std::string_view name_of(Phase phase) {
+    switch (phase) {
+        case Phase::kStarting:
+            return "starting";
+        case Phase::kTraining:
+            return "training";
+        case Phase::kEvaluation:
+            return "evaluation";
+        case Phase::kSaving:
+            return "saving";
+        case Phase::kFinished:
+            return "finished";
+    }
+    return "unknown";
+}
+
 void write(ProgressPage& page, const Progress& progress) {
     write_locked(page.generation, [&] {
         page.step.store(progress.step.value, kRelaxed);

@@ -19,6 +19,7 @@
 #include <bit>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 namespace pawl::staging {
 
@@ -33,6 +34,7 @@ enum class Phase : std::uint64_t {
     kSaving = 3,
     kFinished = 4
 };
+[[nodiscard]] std::string_view name_of(Phase phase);  // "training"
 
 // What a rank says of itself.
 struct Progress {

@@ -80,11 +80,11 @@ Result<UniqueFd> connect_to(const std::string& path) {
     return fd;
 }
 
-Result<std::optional<UniqueFd>> accept_from(int listener) {
+Result<std::optional<Accepted>> accept_from(int listener) {
     UniqueFd fd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd.is_open()) {
         if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
-            return std::optional<UniqueFd>{};
+            return std::optional<Accepted>{};
         return error_from_errno("accept a rank's connection");
     }
     ucred peer = {};
@@ -96,7 +96,7 @@ Result<std::optional<UniqueFd>> accept_from(int listener) {
         return make_error(ErrorKind::kBusy, "user {} may not attach to a job of user {}", peer.uid,
                           ::geteuid());
     }
-    return std::optional<UniqueFd>{std::move(fd)};
+    return std::optional<Accepted>{Accepted{.socket = std::move(fd), .pid = peer.pid}};
 }
 
 Result<void> send_packet(int socket, std::string_view text, const std::vector<int>& descriptors) {
@@ -160,7 +160,11 @@ Result<std::optional<Packet>> receive_packet(int socket, Wait wait) {
         }
     }
     packet.text.resize(static_cast<std::size_t>(got));
-    if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    if ((message.msg_flags & MSG_CTRUNC) != 0) {
+        return make_error(ErrorKind::kInvalidArgument, "a message has more than {} descriptors",
+                          kDescriptorsMax);
+    }
+    if ((message.msg_flags & MSG_TRUNC) != 0) {
         return make_error(ErrorKind::kInvalidArgument, "a message is longer than {} bytes",
                           kMessageBytesMax);
     }

@@ -4,6 +4,8 @@
 #include "base/fd.h"
 #include "base/result.h"
 
+#include <sys/types.h>
+
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,9 +19,12 @@ namespace pawl::staging {
     const std::string& path);  // replaces a stale socket; non-blocking
 // Blocking. kCancelled if the socket is there and nobody listens any more.
 [[nodiscard]] Result<UniqueFd> connect_to(const std::string& path);
-// nullopt when nobody is waiting. The connection is non-blocking; its user is ours or root, else
-// kBusy.
-[[nodiscard]] Result<std::optional<UniqueFd>> accept_from(int listener);
+struct Accepted {
+    UniqueFd socket;  // non-blocking
+    pid_t pid = 0;    // who connected; 0 if that is not seen from here (another pid namespace)
+};
+// nullopt when nobody is waiting. kBusy if the user who connected is neither ours nor root.
+[[nodiscard]] Result<std::optional<Accepted>> accept_from(int listener);
 
 struct Packet {
     std::string text;  // empty: the other side is gone

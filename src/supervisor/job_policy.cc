@@ -140,6 +140,13 @@ Transition on(const Running& running, const RankExited& exit, Job job, const Job
     return kill_then(std::move(job), kFinishedWell, {});
 }
 
+// A drain ends by itself, with or without them.
+Transition on(const Running&, const RanksUseless& useless, Job job, const JobPolicy&,
+              MonotonicTime) {
+    Failure failure{.text = useless.why, .exit_code = kExitRanksUseless, .jitter = useless.jitter};
+    return kill_then(std::move(job), std::move(failure), {warning("ranks_useless", useless.why)});
+}
+
 Transition on(const Running&, const ResumeRefused& refused, Job job, const JobPolicy&,
               MonotonicTime) {
     return kill_then(

@@ -81,9 +81,16 @@ struct DrainSettled {  // the snapshot of a drain is durable, or can't be had
     bool is_durable = false;
     std::string text;
 };
+// Its ranks run, but no checkpoint of theirs can be made any more, or they wait for one that is
+// stuck: what they would still do would be lost.
+struct RanksUseless {
+    Incarnation incarnation;
+    std::string why;
+    double jitter = 0;  // as in RankExited
+};
 struct WakeUp {};
 using Event = std::variant<Start, ResumeRefused, RankExited, RanksGone, ProgressSeen, StopRequested,
-                           DrainSettled, WakeUp>;
+                           DrainSettled, RanksUseless, WakeUp>;
 
 // ---- actions ----
 struct StartRanks {  // and choose what they resume from
@@ -190,6 +197,7 @@ struct Transition {
 
 inline constexpr int kExitResumable = 75;          // EX_TEMPFAIL
 inline constexpr int kExitNoValidCheckpoint = 65;  // EX_DATAERR
+inline constexpr int kExitRanksUseless = 76;       // EX_PROTOCOL
 inline constexpr int kExitNotFound = 127;          // as a shell
 inline constexpr int kExitNotExecutable = 126;
 

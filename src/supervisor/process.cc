@@ -266,6 +266,29 @@ Result<void> become_subreaper() {
     return {};
 }
 
+std::vector<pid_t> ancestors_of(pid_t pid) {
+    std::vector<pid_t> ancestors;
+    // Bounded, should pids be reused while we look.
+    constexpr std::size_t kAncestorsMax = 256;
+    while (pid > 1 && ancestors.size() < kAncestorsMax) {
+        const std::string stat = read_proc(fmt::format("/proc/{}/stat", pid));
+        // "PID (command) STATE PARENT …"; the command may hold anything.
+        const auto bracket = stat.rfind(") ");
+        if (bracket == std::string::npos || bracket + 4 >= stat.size()) break;
+        const std::size_t begin = bracket + 4;
+        const auto parent =
+            parse_pid(std::string_view(stat).substr(begin, stat.find(' ', begin) - begin));
+        if (!parent || *parent <= 0) break;
+        pid = *parent;
+        ancestors.push_back(pid);
+    }
+    return ancestors;
+}
+
+bool carries_key(pid_t pid, const std::string& job_key) {
+    return carries(pid, fmt::format("{}={}", kJobKeyVariable, job_key));
+}
+
 std::optional<std::uint64_t> start_ticks_of(pid_t pid) {
     const std::string stat = read_proc(fmt::format("/proc/{}/stat", pid));
     // The command in brackets may hold anything, brackets and spaces too: fields are counted behind

@@ -58,6 +58,11 @@ public:
 // Orphaned descendants come to this process instead of to init.
 Result<void> become_subreaper();
 
+// The processes above `pid`, its parent first; empty if it is gone.
+[[nodiscard]] std::vector<pid_t> ancestors_of(pid_t pid);
+// Whether the process was started with this key in its environment.
+[[nodiscard]] bool carries_key(pid_t pid, const std::string& job_key);
+
 // Field 22 of /proc/PID/stat; nullopt if there is no such process or only its zombie.
 [[nodiscard]] std::optional<std::uint64_t> start_ticks_of(pid_t pid);
 

@@ -45,7 +45,7 @@ staging::Control control_of(const CoordinatorActions& actions) {
 }
 
 Coordinator every_ten_steps(std::uint64_t world_size) {
-    return {world_size, {.every_steps = 10}, {}, /*is_durable=*/false, at(0)};
+    return {world_size, {.cadence = {.every_steps = 10}}, {}, /*is_durable=*/false, at(0)};
 }
 
 TEST(Coordinator, NamesTheFirstMultipleAndTheNextOneOnceItIsSealed) {
@@ -76,7 +76,8 @@ TEST(Coordinator, GivesSlotsBackOnceTheCheckpointIsDurable) {
 }
 
 TEST(Coordinator, ByTimeNamesTheStepJustAheadOfTheFurthestRank) {
-    Coordinator coordinator(2, {.every_time = seconds{60}}, position(100), true, at(0));
+    Coordinator coordinator(2, {.cadence = {.every_time = seconds{60}}}, position(100), true,
+                            at(0));
     const auto begun = coordinator.begin(at(0));
 
     const auto early = coordinator.moved(position(150), at(59));
@@ -91,7 +92,7 @@ TEST(Coordinator, ByTimeNamesTheStepJustAheadOfTheFurthestRank) {
 }
 
 TEST(Coordinator, MovesTheStepWhenARankHadPassedItAndGivesBackWhatOthersSealed) {
-    Coordinator coordinator(2, {.every_time = seconds{60}}, {}, false, at(0));
+    Coordinator coordinator(2, {.cadence = {.every_time = seconds{60}}}, {}, false, at(0));
     std::ignore = coordinator.begin(at(0));
     const auto first = control_of(coordinator.moved(position(50), at(60)));
     std::ignore = coordinator.sealed(first.request, sealed(0, 51), {}, at(61));
@@ -169,7 +170,8 @@ TEST(Coordinator, ADrainInAnEvaluationNamesTheStepWhereAllAre) {
 }
 
 TEST(Coordinator, ADrainWhereTheStateIsDurableAlreadyIsSettledAtOnce) {
-    Coordinator coordinator(1, {.every_steps = 10}, position(50), /*is_durable=*/true, at(0));
+    Coordinator coordinator(1, {.cadence = {.every_steps = 10}}, position(50), /*is_durable=*/true,
+                            at(0));
     std::ignore = coordinator.begin(at(0));
 
     const auto asked =

@@ -222,10 +222,10 @@ std::uint64_t request_of(const CoordinatorActions& actions) {
 }
 
 Coordinator every_ten_steps(std::uint64_t world_size) {
-    return {world_size, {.every_steps = 10}, {}, /*is_durable=*/false, at(0)};
+    return {world_size, {.cadence = {.every_steps = 10}}, {}, /*is_durable=*/false, at(0)};
 }
 
-// A cadence checkpoint of step 20 is still being written when the training ends at step 25.
+// A cadence checkpoint of step 10 is still being written when the training ends at step 25.
 struct EndOverACheckpoint {
     Coordinator coordinator = every_ten_steps(1);
     Persist cadence;
@@ -233,7 +233,7 @@ struct EndOverACheckpoint {
 
     EndOverACheckpoint() {
         const auto request = request_of(coordinator.begin(at(0)));
-        const auto complete = coordinator.sealed(request, sealed(0, 20), {}, at(1));
+        const auto complete = coordinator.sealed(request, sealed(0, 10), {}, at(1));
         cadence = all<Persist>(complete).at(0);
         const auto finishing = coordinator.finishing(Rank{0}, moment(25, 1), at(2));
         final_request = all<WakeFinishing>(finishing).at(0).request;

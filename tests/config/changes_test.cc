@@ -79,6 +79,9 @@ const std::map<std::string, void (*)(JobConfig&)>& alterations() {
         {"checkpoint.keep_best.count", [](JobConfig& job) { job.checkpoint.keep_best->count = 2; }},
         {"checkpoint.keep_bytes", [](JobConfig& job) { job.checkpoint.keep_bytes = 1 << 20; }},
         {"checkpoint.scrub_every", [](JobConfig& job) { job.checkpoint.scrub_every.reset(); }},
+        {"checkpoint.attempt_timeout",
+         [](JobConfig& job) { job.checkpoint.attempt_timeout = seconds{99}; }},
+        {"start.attach_timeout", [](JobConfig& job) { job.start.attach_timeout = seconds{99}; }},
         {"checkpoint.on_no_valid_checkpoint",
          [](JobConfig& job) {
              job.checkpoint.on_no_valid_checkpoint = OnNoValidCheckpoint::kStartFresh;

@@ -219,11 +219,12 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
     };
     const std::string job_keys =
         "command, working_directory, environment, ranks, output_directory, output_rotate_at, "
-        "checkpoint, restart, stop";
+        "checkpoint, start, restart, stop";
     const std::string daemon_keys = "state_directory, log_level, control, include, defaults, jobs";
     const std::string checkpoint_keys =
         "directory, every, every_steps, every_epochs, keep_last, keep_every_steps, "
-        "keep_every_epochs, keep_best, keep_bytes, scrub_every, on_no_valid_checkpoint";
+        "keep_every_epochs, keep_best, keep_bytes, scrub_every, attempt_timeout, "
+        "on_no_valid_checkpoint";
     const std::string two_jobs =
         "jobs:\n"
         "  a: {command: [x], checkpoint: {directory: /ckpt}}\n"

@@ -17,29 +17,34 @@ using testing::HasSubstr;
 
 DaemonStatus sample() {
     const WallTime now = parse_time("2026-11-24T10:00:00.000Z").value();
-    JobStatus running{.name = "lm",
-                      .state = "running",
-                      .incarnation = Incarnation{2},
-                      .restarts = 2,
-                      .world_size = 2,
-                      .step = Step{1234},
-                      .epoch = Epoch{3},
-                      .loss = 0.12345,
-                      .steps_per_second = 57.71,
-                      .resumed_from = Sequence{40},
-                      .checkpoint = CheckpointStatus{.sequence = Sequence{43},
-                                                     .step = Step{1200},
-                                                     .epoch = Epoch{3},
-                                                     .reason = "cadence",
-                                                     .bytes = 3 << 20,
-                                                     .time = now - seconds{65},
-                                                     .path = "/ckpt/000043-step-1200",
-                                                     .verified = "when written"},
-                      .checkpoints_committed = 3,
-                      .attempts_failed = 1,
-                      .arena_bytes = 6 << 20,
-                      .checkpoint_directory = "/ckpt",
-                      .last_event = "checkpoint 43 of step 1200 is durable"};
+    JobStatus running{
+        .name = "lm",
+        .state = "running",
+        .incarnation = Incarnation{2},
+        .restarts = 2,
+        .world_size = 2,
+        .step = Step{1234},
+        .epoch = Epoch{3},
+        .loss = 0.12345,
+        .steps_per_second = 57.71,
+        .resumed_from = Sequence{40},
+        .checkpoint = CheckpointStatus{.sequence = Sequence{43},
+                                       .step = Step{1200},
+                                       .epoch = Epoch{3},
+                                       .reason = "cadence",
+                                       .bytes = 3 << 20,
+                                       .time = now - seconds{65},
+                                       .path = "/ckpt/000043-step-1200",
+                                       .verified = "when written"},
+        .checkpoints_committed = 3,
+        .attempts_started = 4,
+        .attempts_failed = 1,
+        .attempt =
+            AttemptStatus{
+                .request = 9, .reason = "cadence", .step = Step{1300}, .missing = {Rank{1}}},
+        .arena_bytes = 6 << 20,
+        .checkpoint_directory = "/ckpt",
+        .last_event = "checkpoint 43 of step 1200 is durable"};
     running.ranks = {
         {.rank = Rank{0}, .pid = 100, .is_attached = true, .phase = "training", .step = Step{1234}},
         {.rank = Rank{1}, .pid = 101, .phase = "starting", .snapshots_skipped = 2, .output = "/o"}};
@@ -85,6 +90,7 @@ lm: running
   progress    step 1234, epoch 3, loss 0.1235, 57.7 steps/s
   checkpoint  43 at step 1200, 3.0 MiB, 1m05s ago
               reason cadence, verified when written
+  attempt     step 1300, cadence: 1 of 2 ranks have sealed
   ranks       2 of 2 running, 1 attached, 2 snapshots skipped
   incarnation 2, resumed from checkpoint 40, 2 restarts
   failed      1 checkpoint attempts

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import PAWLD, Place, Reference, processes_of, wait_for
+from test_ranks import RANK
 
 
 @pytest.fixture
@@ -139,13 +140,24 @@ def test_two_jobs_on_one_checkpoint_directory_are_refused(place: Place, referenc
     place.assert_equal_to(reference)
 
 
-def test_another_number_of_ranks_is_refused_with_both_numbers(place: Place) -> None:
-    assert place.run().code == 0
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(1, 2, "is of 1 rank, the job has 2 ranks"), (2, 1, "is of 2 ranks, the job has 1 rank")],
+    ids=["more", "fewer"],
+)
+def test_another_number_of_ranks_is_refused_with_both_numbers_and_the_checkpoint_stays(
+    place: Place, before: int, after: int, words: str
+) -> None:
+    train = "rank.attach(); rank.train(until={}); rank.finish()"
+    assert place.run([*RANK, train.format(20)], ["--ranks", str(before)]).code == 0
 
-    ended = place.run(options=["--ranks", "2"])
+    refused = place.run([*RANK, train.format(30)], ["--ranks", str(after)])
+    again = place.run([*RANK, train.format(30)], ["--ranks", str(before)])
 
-    assert ended.code == 65
-    assert "is of 1 ranks, the job has 2" in ended.output
+    assert refused.code == 65
+    assert f"/{sorted(place.committed())[1]}' {words}" in refused.output
+    assert "resumes from checkpoint 2 (step 20)" in again.output
+    assert again.code == 0, again.output
 
 
 def write_config(place: Place, text: str) -> Path:

@@ -87,7 +87,7 @@ FakeDaemon::FakeDaemon(Script script) {
         auto connection = staging::accept_from(listener_.get());
         ASSERT_TRUE(connection.has_value() && connection->has_value());
         listener_.reset();
-        FakeSession session(std::move(**connection));
+        FakeSession session(std::move((*connection)->socket));
         script(session);
     });
 }

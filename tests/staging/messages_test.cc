@@ -186,5 +186,47 @@ TEST(MessageBorder, AMessageThatIsOnlyBracketsIsRefusedWithoutHarm) {
     EXPECT_EQ(decoded.error().kind(), ErrorKind::kInvalidArgument);
 }
 
+TEST(MessageBorder, AStepOrEpochThatNobodyCountsToIsRefused) {
+    const auto ended = [](std::uint64_t step) {
+        return encode(RankMessage{EpochEnded{.step = Step{step}}});
+    };
+
+    EXPECT_TRUE(decode_rank_message(ended(kCountMax)).has_value());
+    for (const std::uint64_t step : {kCountMax + 1, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+        const auto decoded = decode_rank_message(ended(step));
+        ASSERT_FALSE(decoded.has_value()) << step;
+        EXPECT_EQ(decoded.error().kind(), ErrorKind::kInvalidArgument);
+    }
+}
+
+TEST(MessageBorder, TextComesOutOnOneLineAndShort) {
+    std::string why = "no\nslot\x1b[2J";
+    for (int i = 0; i < 2'000; ++i)
+        why += "\u00e4";
+
+    const auto decoded =
+        decode_rank_message(encode(RankMessage{SnapshotSkipped{.request = 1, .why = why}}));
+
+    ASSERT_TRUE(decoded.has_value());
+    const std::string& text = std::get<SnapshotSkipped>(*decoded).why;
+    EXPECT_THAT(text, testing::StartsWith("no slot [2J\u00e4"));
+    EXPECT_LE(text.size(), kTextBytesMax);
+    EXPECT_THAT(text, testing::EndsWith("\u00e4")) << "not in the middle of a character";
+}
+
+TEST(MessageBorder, WhatIsSaidOfRubbishIsShortAndNoRubbishItself) {
+    for (const std::string& rubbish :
+         {std::string("\xff\xfe\x1b[2J"), "{\"type\": \"\x1b[2J" + std::string(60'000, 'x') + "\"}",
+          std::string(R"({"type": "\u001b[2J\u00e4"})"), std::string(60'000, 'y')}) {
+        const auto decoded = decode_rank_message(rubbish);
+
+        ASSERT_FALSE(decoded.has_value());
+        const std::string text = decoded.error().text();
+        EXPECT_LE(text.size(), 300u);
+        EXPECT_TRUE(std::ranges::all_of(text, [](char c) { return c >= 0x20 && c < 0x7f; }))
+            << text;
+    }
+}
+
 }  // namespace
 }  // namespace pawl::staging

@@ -21,6 +21,7 @@
 
 #include <array>
 #include <map>
+#include <thread>
 
 namespace pawl::staging {
 namespace {
@@ -347,6 +348,88 @@ TEST_F(Served, SendingToASessionThatNeverWasChangesNothing) {
     loop_.run();
 
     EXPECT_TRUE(heard_.lost.empty());
+}
+
+// ---- strangers and liars ----
+
+TEST_F(Served, AMessageWithDescriptorsIsRefusedAndTheyAreClosed) {
+    listen();
+    const auto socket = connect_to(path_);
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
+    const UniqueFd read_end(ends[0]);
+    UniqueFd write_end(ends[1]);
+    ASSERT_TRUE(send_packet(socket->get(), encode(RankMessage{Hello{}}), {write_end.get()}));
+    write_end.reset();
+
+    loop_.run();
+
+    EXPECT_EQ(heard_.lost.at(1), "it sent descriptors, which no message of a rank has");
+    EXPECT_TRUE(heard_.messages.empty());
+    char byte = 0;
+    EXPECT_EQ(::read(read_end.get(), &byte, 1), 0) << "the last write end is still held";
+}
+
+TEST_F(Served, WhoConnectedIsKnownAlsoWhenItIsLost) {
+    listen();
+    pid_t seen = 0;
+    on_message_ = [&](SessionId session) { seen = server_->pid_of(session); };
+    const auto socket = connect_to(path_);
+    ASSERT_TRUE(send_packet(socket->get(), encode(RankMessage{Hello{}}), {}));
+    ASSERT_TRUE(send_packet(socket->get(), "rubbish", {}));
+
+    loop_.run();
+
+    EXPECT_EQ(seen, ::getpid());
+    EXPECT_EQ(server_->pid_of(1), 0) << "it is gone";
+}
+
+TEST_F(Served, ARankThatSendsThousandsOfMessagesIsLost) {
+    listen();
+    on_message_ = [](SessionId) {};
+    std::thread rank([&] {
+        const auto socket = connect_to(path_);
+        const std::string hello = encode(RankMessage{Hello{}});
+        // Blocks while the server has not read; ends when it has hung up.
+        while (send_packet(socket->get(), hello, {})) {
+        }
+    });
+
+    loop_.run();
+    rank.join();
+
+    EXPECT_EQ(heard_.lost.at(1), "it sent more than 10000 messages in 10 s");
+    EXPECT_EQ(heard_.messages.size(), 10'000u);
+}
+
+TEST_F(Served, StrangersThatSayNothingKeepNobodyOut) {
+    listen();
+    std::vector<UniqueFd> strangers;
+    SessionId admitted = 0;
+    on_message_ = [&](SessionId session) {
+        if (admitted == 0) {
+            admitted = session;
+            server_->admit(session);
+            for (int i = 0; i < 300; ++i)
+                strangers.push_back(std::move(*connect_to(path_)));
+            strangers.push_back(std::move(*connect_to(path_)));
+            ASSERT_TRUE(send_packet(strangers.back().get(),
+                                    encode(RankMessage{Hello{.rank = Rank{7}}}), {}));
+        } else {
+            loop_.stop();
+        }
+    };
+    lost_awaited_ = 1'000;  // the last hello ends it
+    const auto first = connect_to(path_);
+    ASSERT_TRUE(send_packet(first->get(), encode(RankMessage{Hello{}}), {}));
+
+    loop_.run();
+
+    ASSERT_EQ(heard_.messages.size(), 2u);
+    EXPECT_EQ(std::get<Hello>(heard_.messages[1].second).rank, Rank{7});
+    EXPECT_FALSE(heard_.lost.contains(admitted)) << "one that was admitted stays";
+    EXPECT_GE(heard_.lost.size(), 45u);
+    EXPECT_EQ(heard_.lost.begin()->second, "it said no hello, and others wait to say theirs");
 }
 
 }  // namespace

@@ -437,5 +437,35 @@ TEST(JobPolicy, NeverRunsTwoIncarnationsNorBreaksItsBudgetWhateverHappens) {
     EXPECT_GT(stopped, 100) << "the model ends often enough to say something of ends";
 }
 
+TEST(JobPolicy, RanksWhoseWorkWouldBeLostAreRestartedByTheSameRulesAsAfterACrash) {
+    const JobPolicy policy;
+    const Job job = next(Job{}, Start{}, policy, MonotonicTime{}).job;
+    const RanksUseless useless{.incarnation = Incarnation{0}, .why = "rank 1 did not attach"};
+
+    const auto killed = next(job, useless, policy, MonotonicTime{});
+    const auto again =
+        next(killed.job, RanksGone{.incarnation = Incarnation{0}}, policy, MonotonicTime{});
+
+    EXPECT_EQ(name_of(killed.job.state), "stopping");
+    EXPECT_TRUE(std::ranges::any_of(killed.actions, [](const Action& action) {
+        return std::holds_alternative<KillRanks>(action);
+    }));
+    EXPECT_EQ(again.job.incarnation, Incarnation{1});
+    EXPECT_EQ(name_of(again.job.state), "running");
+}
+
+TEST(JobPolicy, UselessRanksOfAnOldIncarnationOrOfADrainChangeNothing) {
+    const JobPolicy policy;
+    const Job job = next(Job{}, Start{}, policy, MonotonicTime{}).job;
+    const Job draining =
+        next(job, StopRequested{.has_clients = true, .by = "SIGTERM"}, policy, MonotonicTime{}).job;
+
+    const RanksUseless late{.incarnation = Incarnation{7}, .why = "late"};
+    const RanksUseless now{.incarnation = Incarnation{0}, .why = "rank 1 is gone"};
+
+    EXPECT_EQ(next(job, late, policy, MonotonicTime{}).job, job);
+    EXPECT_EQ(next(draining, now, policy, MonotonicTime{}).job, draining);
+}
+
 }  // namespace
 }  // namespace pawl::supervisor

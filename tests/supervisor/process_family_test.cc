@@ -53,12 +53,42 @@ TEST_F(ProcessFamily, HasNoSignalBlockedOrIgnoredThatTheDaemonHas) {
     ::sigfillset(&all);
     ::sigprocmask(SIG_SETMASK, &all, &before);
     const auto pipe_before = ::signal(SIGPIPE, SIG_IGN);
+    const auto size_before = ::signal(SIGXFSZ, SIG_IGN);
 
     const std::string text = output_of(request("exec grep -E '^Sig(Blk|Ign)' /proc/self/status"));
 
     ::signal(SIGPIPE, pipe_before);
+    ::signal(SIGXFSZ, size_before);
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
     EXPECT_EQ(text, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
+TEST_F(ProcessFamily, AGrandchildIsKnownByItsAncestorsAndByItsKey) {
+    const std::string pid_file = directory_.path() + "/grandchild";
+    // Two processes deep; both end when their input, a fifo that is never written, is removed.
+    const auto spawned =
+        runner_->spawn(request("mkfifo hold; sh -c 'echo $$ > grandchild.new; mv grandchild.new "
+                               "grandchild; read x < hold' "
+                               "& wait"));
+    ASSERT_TRUE(spawned.has_value());
+    Result<std::string> text = read_text(*fs_, pid_file, 100);
+    for (int i = 0; i < 20'000 && !text; ++i) {
+        ::poll(nullptr, 0, 1);
+        text = read_text(*fs_, pid_file, 100);
+    }
+    ASSERT_TRUE(text.has_value());
+    const pid_t grandchild = std::stoi(*text);
+
+    const auto ancestors = ancestors_of(grandchild);
+
+    EXPECT_THAT(ancestors, testing::Contains(spawned->pid));
+    EXPECT_THAT(ancestors, testing::Contains(::getpid()));
+    EXPECT_TRUE(carries_key(grandchild, key()));
+    EXPECT_FALSE(carries_key(grandchild, key() + "2"));
+    EXPECT_FALSE(carries_key(::getpid(), key()));
+    runner_->kill_now(grandchild);
+    EXPECT_EQ(end_of(*spawned), ExitStatus{});
+    EXPECT_TRUE(ancestors_of(spawned->pid).empty()) << "it is gone";
 }
 
 TEST_F(ProcessFamily, TheCommandIsFoundByItsOwnPathAndNotByOurs) {
