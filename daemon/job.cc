@@ -40,9 +40,9 @@ JobRunner::JobRunner(config::JobConfig config, JobServices services)
       store_(services_.fs, services_.clock, ledger_, config_.checkpoint.directory, config_.name),
       wake_timer_(services_.loop, [this] { wake(); }),
       tick_timer_(services_.loop, [this] { tick(); }),
+      advance_timer_(services_.loop, [this] { advance(); }),
       scrub_timer_(services_.loop, [this] { scrub(); }),
       suspect_timer_(services_.loop, [this] { look_at_suspects(); }),
-      advance_timer_(services_.loop, [this] { advance(); }),
       shown_loss_(std::nan("")),
       arena_worker_("arena"),
       checkpoint_worker_("checkpoint") {

@@ -233,7 +233,7 @@ private:
     std::uint64_t attempts_started_ = 0;  // of earlier incarnations
     std::uint64_t attempts_failed_ = 0;
     staging::Complaints complaints_;
-    staging::Complaints failures_{30};
+    staging::Complaints attempt_complaints_{30};
     std::uint64_t launches_ = 0;
     std::string last_event_;
     Step shown_step_;

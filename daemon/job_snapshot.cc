@@ -162,7 +162,7 @@ void JobRunner::carry_out(const checkpoint::CoordinatorActions& actions) {
                 fmt::format("no checkpoint was made: {}. {}", failed->why, now_what);
             const auto said = failed->retry_in
                                   ? std::optional{text}
-                                  : failures_.about(text, services_.clock.monotonic_now());
+                                  : attempt_complaints_.about(text, services_.clock.monotonic_now());
             if (said) report(ReportLevel::kWarning, "checkpoint_failed", *said);
             if (!failed->retry_in) {
                 broadcast(staging::SnapshotFailed{.request = failed->request, .why = failed->why});

@@ -329,7 +329,7 @@ TEST(Coordinator, ADrainDoesNotWaitForAFinalCheckpointThatCannotBeWritten) {
 }
 
 TEST(Coordinator, ANewCadenceNamesItsOwnStepAtOnce) {
-    Coordinator coordinator(1, {.every_steps = 1000}, {}, /*is_durable=*/false, at(0));
+    Coordinator coordinator(1, {.cadence = {.every_steps = 1000}}, {}, /*is_durable=*/false, at(0));
     const auto far = control_of(coordinator.begin(at(0)));
     std::ignore = coordinator.moved(position(7), at(1));
 
