@@ -267,10 +267,11 @@ TEST(Defaults, ThatAreWrongAreNamedWhereTheyStand) {
         {"{rank: 1}",
          "1:12: unknown key 'defaults.rank'; did you mean 'ranks'? Known keys here: command, "
          "working_directory, environment, ranks, output_directory, output_rotate_at, checkpoint, "
-         "restart, stop"},
+         "start, restart, stop"},
         {"[]",
          "1:11: key 'defaults': expected a map with the keys command, working_directory, "
-         "environment, ranks, output_directory, output_rotate_at, checkpoint, start, restart, stop, found "
+         "environment, ranks, output_directory, output_rotate_at, checkpoint, start, restart, "
+         "stop, found "
          "an empty list"},
         {"{stop: {grace: 1s}}",
          "1:12: key 'jobs.lm.stop.exit_grace': expected at most grace, which is 1s, found '5s' "
