@@ -6,8 +6,8 @@
 
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
-#include <functional>
 #include <set>
 
 namespace pawl::torch_state {
@@ -40,11 +40,18 @@ tf::DType dtype_of(const at::Tensor& tensor) {
     TORCH_CHECK(false, "pawl can't save tensors of type ", tensor.scalar_type());
 }
 
-at::ScalarType scalar_type_of(tf::DType dtype) {
+std::optional<at::ScalarType> scalar_type_of(tf::DType dtype) {
     for (const DTypePair& pair : kDTypes) {
         if (pair.ours == dtype) return pair.theirs;
     }
-    TORCH_CHECK(false, "unknown dtype");
+    return std::nullopt;
+}
+
+// A lazily conjugated or negated tensor: its bytes are not yet what it says.
+at::Tensor with_flags(const at::Tensor& tensor, const tf::Tensor& saved) {
+    tensor._set_conj(saved.is_conjugate);
+    tensor._set_neg(saved.is_negative);
+    return tensor;
 }
 
 // As Python's state_dict orders them: a module's own parameters, its own buffers, then its
@@ -133,20 +140,46 @@ void StateWriter::copy_storage(std::size_t index, std::span<std::byte> target) c
 
 // ---- reading ----
 
-at::Tensor StateReader::tensor(const tf::Tensor& tensor) const {
+std::optional<at::Tensor> StateReader::tensor(const tf::Tensor& tensor) const {
     const tf::Storage& storage = archive_.document.storages.at(tensor.storage);
     const tf::Extent& extent = archive_.storages.at(tensor.storage);
-    const std::byte* const begin =
-        image_.data() + extent.offset +
-        static_cast<std::size_t>(tensor.offset) * tf::item_bytes_of(tf::dtype_of(tensor, storage));
+    const tf::DType dtype = tf::dtype_of(tensor, storage);
+    const auto type = scalar_type_of(dtype);
+    if (!type) return std::nullopt;
+    const std::size_t item_bytes = tf::item_bytes_of(dtype);
+    const std::size_t skipped = static_cast<std::size_t>(tensor.offset) * item_bytes;
+    const std::byte* const begin = image_.data() + extent.offset + skipped;
+    const auto options = at::TensorOptions().dtype(*type);
+    // The image is aligned, and torch.save aligns records in it; another writer of zips need not.
+    if ((extent.offset + skipped) % item_bytes != 0) {
+        const auto items = static_cast<std::int64_t>((extent.bytes - skipped) / item_bytes);
+        const at::Tensor aligned = at::empty({items}, options);
+        std::memcpy(aligned.data_ptr(), begin, extent.bytes - skipped);
+        return with_flags(aligned.as_strided(tensor.shape, tensor.stride), tensor);
+    }
     // The image is mapped read-only; the view is only ever copied from.
     void* const address = const_cast<std::byte*>(begin);
-    const at::ScalarType type = scalar_type_of(tf::dtype_of(tensor, storage));
-    at::Tensor view =
-        at::from_blob(address, tensor.shape, tensor.stride, at::TensorOptions().dtype(type));
-    view._set_conj(tensor.is_conjugate);
-    view._set_neg(tensor.is_negative);
-    return view;
+    return with_flags(at::from_blob(address, tensor.shape, tensor.stride, options), tensor);
+}
+
+std::string StateReader::description_of(const tf::Value* value) const {
+    if (value == nullptr) return "missing";
+    const auto* saved = value->get_if<tf::Tensor>();
+    if (saved == nullptr) return std::string(value->type_name());
+    if (const auto plain = tensor(*saved)) return shape_of(*plain);
+    return fmt::format(
+        "{} [{}]", tf::name_of(tf::dtype_of(*saved, archive_.document.storages.at(saved->storage))),
+        fmt::join(saved->shape, ", "));
+}
+
+void Restoration::missing(std::string path, std::string text) {
+    if (options_.strict) return mismatch(std::move(text));
+    report_.missing_keys.push_back(std::move(path));
+}
+
+void Restoration::unexpected(std::string path, std::string text) {
+    if (options_.strict) return mismatch(std::move(text));
+    report_.unexpected_keys.push_back(std::move(path));
 }
 
 void Restoration::copy(const at::Tensor& target, const at::Tensor& source) {
@@ -157,78 +190,51 @@ void Restoration::copy(const at::Tensor& target, const at::Tensor& source) {
 }
 
 void Restoration::apply() {
+    for (const auto& change : first_)
+        change();
     for (const auto& change : changes_)
         change();
 }
 
 void restore_module(torch::nn::Module& module, const tf::Value& state, const StateReader& reader,
                     Restoration& restoration) {
+    const std::string& part = restoration.options().model_key;
     const auto* dict = state.get_if<tf::Dict>();
     if (dict == nullptr) {
         return restoration.mismatch(
-            fmt::format("model_state_dict: a {}, a dict was expected", state.type_name()));
+            fmt::format("{}: a {}, a dict was expected", part, state.type_name()));
     }
     std::set<std::string> expected;
     for (const auto& [name, target] : named_tensors(module)) {
         if (!target.defined()) continue;
         expected.insert(name);
         const tf::Value* value = dict->find(name);
-        const auto* saved = value == nullptr ? nullptr : value->get_if<tf::Tensor>();
-        if (saved == nullptr) {
-            restoration.mismatch(fmt::format(
-                "model_state_dict: key '{}' is missing; the model has {}", name, shape_of(target)));
+        if (value == nullptr) {
+            restoration.missing(fmt::format("{}.{}", part, name),
+                                fmt::format("{}: key '{}' is missing; the model has {}", part, name,
+                                            shape_of(target)));
             continue;
         }
-        const at::Tensor source = reader.tensor(*saved);
-        if (source.sizes() != target.sizes() || source.scalar_type() != target.scalar_type()) {
-            restoration.mismatch(
-                fmt::format("model_state_dict: '{}' is {} in the checkpoint, {} in the model", name,
-                            shape_of(source), shape_of(target)));
+        const auto* saved = value->get_if<tf::Tensor>();
+        const auto source = saved == nullptr ? std::nullopt : reader.tensor(*saved);
+        if (!source || source->sizes() != target.sizes() ||
+            source->scalar_type() != target.scalar_type()) {
+            restoration.mismatch(fmt::format("{}: '{}' is {} in the checkpoint, {} in the model",
+                                             part, name, reader.description_of(value),
+                                             shape_of(target)));
             continue;
         }
-        restoration.copy(target, source);
+        restoration.copy(target, *source);
     }
     for (const auto& [key, value] : dict->items) {
         const auto* name = key.get_if<std::string>();
-        if (name == nullptr || !expected.contains(*name)) {
-            restoration.mismatch(
-                fmt::format("model_state_dict: key '{}' is not in the model",
-                            name == nullptr ? std::string(key.type_name()) : *name));
-        }
+        if (name != nullptr && expected.contains(*name)) continue;
+        const std::string shown = name == nullptr ? std::string(key.type_name()) : *name;
+        restoration.unexpected(
+            fmt::format("{}.{}", part, shown),
+            fmt::format("{}: key '{}' is not in the model; the checkpoint has {}", part, shown,
+                        reader.description_of(&value)));
     }
-}
-
-// ---- schedulers ----
-
-namespace {
-// LRScheduler keeps its step count protected and offers no state: this names it from a derived
-// class.
-struct SchedulerAccess : torch::optim::LRScheduler {
-    static unsigned& step_count(torch::optim::LRScheduler& scheduler) {
-        return scheduler.*(&SchedulerAccess::step_count_);
-    }
-};
-}  // namespace
-
-tf::Value scheduler_state(torch::optim::LRScheduler& scheduler) {
-    const std::int64_t steps = SchedulerAccess::step_count(scheduler);
-    tf::Dict dict;
-    dict.set("last_epoch", steps);
-    // Python counts the step that its constructor takes.
-    dict.set("_step_count", steps + 1);
-    return dict;
-}
-
-void restore_scheduler(torch::optim::LRScheduler& scheduler, const tf::Value& state,
-                       Restoration& restoration) {
-    const auto* dict = state.get_if<tf::Dict>();
-    const auto steps = dict == nullptr ? std::nullopt : integer_of(dict->find("last_epoch"));
-    if (!steps || *steps < 0) {
-        return restoration.mismatch("scheduler_state_dict: no 'last_epoch' in the checkpoint");
-    }
-    restoration.later([&scheduler, steps] {
-        SchedulerAccess::step_count(scheduler) = static_cast<unsigned>(*steps);
-    });
 }
 
 // ---- small things ----
@@ -241,8 +247,9 @@ std::string shape_of(const at::Tensor& tensor) {
 std::optional<double> number_of(const tf::Value* value, const StateReader& reader) {
     if (value == nullptr) return std::nullopt;
     if (const auto* saved = value->get_if<tf::Tensor>()) {
-        const at::Tensor tensor = reader.tensor(*saved);
-        return tensor.numel() == 1 ? std::optional{tensor.item<double>()} : std::nullopt;
+        const auto tensor = reader.tensor(*saved);
+        const bool is_number = tensor && tensor->numel() == 1 && !tensor->is_complex();
+        return is_number ? std::optional{tensor->item<double>()} : std::nullopt;
     }
     if (const auto* real = value->get_if<double>()) return *real;
     if (const auto* integer = value->get_if<std::int64_t>()) return static_cast<double>(*integer);

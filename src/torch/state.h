@@ -5,10 +5,9 @@
 // it.
 #pragma once
 
+#include "pawl/torch.hpp"
 #include "torchfile/archive.h"
 #include "torchfile/value.h"
-
-#include <torch/torch.h>
 
 #include <cstddef>
 #include <functional>
@@ -16,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace pawl::torch_state {
@@ -52,7 +52,10 @@ public:
         : image_(image), archive_(std::move(archive)) {}
 
     [[nodiscard]] const tf::Value& root() const { return archive_.document.root; }
-    [[nodiscard]] at::Tensor tensor(const tf::Tensor& tensor) const;
+    // Nullopt: of a dtype that this LibTorch lacks.
+    [[nodiscard]] std::optional<at::Tensor> tensor(const tf::Tensor& tensor) const;
+    // "Float [3, 2]", "str": what stands in the file, for messages.
+    [[nodiscard]] std::string description_of(const tf::Value* value) const;
 
 private:
     std::span<const std::byte> image_;
@@ -62,33 +65,89 @@ private:
 // What does not fit, collected before anything is changed, and what to do if all of it does.
 class Restoration {
 public:
+    explicit Restoration(const LoadOptions& options) : options_(options) {}
+
+    [[nodiscard]] const LoadOptions& options() const { return options_; }
     void mismatch(std::string text) { mismatches_.push_back(std::move(text)); }
+    // A mismatch with `text`, or only reported where the options tolerate it.
+    void missing(std::string path, std::string text);
+    void unexpected(std::string path, std::string text);
+
     // `target` gets a copy of `source`, a view of the image.
     void copy(const at::Tensor& target, const at::Tensor& source);
+    // Code that is not ours and may throw: before all changes.
+    void first(std::function<void()> change) { first_.push_back(std::move(change)); }
     void later(std::function<void()> change) { changes_.push_back(std::move(change)); }
 
     [[nodiscard]] const std::vector<std::string>& mismatches() const { return mismatches_; }
+    [[nodiscard]] const LoadReport& report() const { return report_; }
     void apply();
 
 private:
+    LoadOptions options_;
+    LoadReport report_;
     std::vector<std::string> mismatches_;
+    std::vector<std::function<void()>> first_;
     std::vector<std::function<void()>> changes_;
 };
 
 void restore_module(torch::nn::Module& module, const tf::Value& state, const StateReader& reader,
                     Restoration& restoration);
 
-[[nodiscard]] tf::Value optimizer_state(torch::optim::Optimizer& optimizer, StateWriter& writer);
+// ---- optimizer.cc ----
+
+// What a file's parameter groups hold beyond what LibTorch knows: 'initial_lr' of Python's
+// schedulers, keys of the user's. One dict a group; saved again as they were.
+using GroupExtras = std::vector<tf::Dict>;
+
+[[nodiscard]] tf::Value optimizer_state(torch::optim::Optimizer& optimizer,
+                                        const GroupExtras& extras, StateWriter& writer);
 void restore_optimizer(torch::optim::Optimizer& optimizer, const tf::Value& state,
-                       const StateReader& reader, Restoration& restoration);
+                       GroupExtras& extras, const StateReader& reader, Restoration& restoration);
+[[nodiscard]] std::vector<double> learning_rates(torch::optim::Optimizer& optimizer);
 
-[[nodiscard]] tf::Value scheduler_state(torch::optim::LRScheduler& scheduler);
-void restore_scheduler(torch::optim::LRScheduler& scheduler, const tf::Value& state,
-                       Restoration& restoration);
+// ---- scheduler.cc ----
 
-// "float32 [3, 2]", for messages.
+struct Scheduler {
+    std::function<tf::Value(StateWriter&)> save;
+    std::function<void(const tf::Value&, const StateReader&, Restoration&)> restore;
+};
+
+[[nodiscard]] Scheduler scheduler_of(torch::optim::LRScheduler& scheduler);
+#if TORCH_VERSION_MAJOR >= 2
+[[nodiscard]] Scheduler scheduler_of(torch::optim::ReduceLROnPlateauScheduler& scheduler);
+#endif
+[[nodiscard]] Scheduler scheduler_of(std::function<StateDict()> save,
+                                     std::function<void(const StateDict&)> load);
+
+// ---- values.cc ----
+
+using ValuePlace = std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<bool>*,
+                                std::vector<std::int64_t>*, std::vector<double>*,
+                                std::vector<std::string>*, at::Tensor*>;
+using NamedPlaces = std::vector<std::pair<std::string, ValuePlace>>;
+
+[[nodiscard]] tf::Value values_state(const NamedPlaces& values, StateWriter& writer);
+void restore_values(const NamedPlaces& values, const tf::Value& state, const StateReader& reader,
+                    Restoration& restoration);
+[[nodiscard]] tf::Value plain_state(const StateDict& dict, StateWriter& writer);
+// What `expected` has, in its types, and whatever else is there. Mismatches begin with `where`.
+[[nodiscard]] StateDict read_plain_state(const tf::Dict& dict, const StateDict& expected,
+                                         std::string_view where, const StateReader& reader,
+                                         Restoration& restoration);
+
+[[nodiscard]] tf::Value sampler_state(const ShuffledSampler& sampler);
+void restore_sampler(ShuffledSampler& sampler, const tf::Value& state, Restoration& restoration);
+
+// Every generator that LibTorch draws from by default: the CPU's, and each CUDA device's.
+[[nodiscard]] tf::Value rng_state(StateWriter& writer);
+void restore_rng(const tf::Value& state, const StateReader& reader, Restoration& restoration);
+
+// ---- small things ----
+
+// "Float [3, 2]", for messages.
 [[nodiscard]] std::string shape_of(const at::Tensor& tensor);
-// An int, a float or a 0-d tensor as a number.
+// An int, a float or a one-element tensor as a number.
 [[nodiscard]] std::optional<double> number_of(const tf::Value* value, const StateReader& reader);
 [[nodiscard]] std::optional<std::int64_t> integer_of(const tf::Value* value);
 

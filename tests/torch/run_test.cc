@@ -209,7 +209,8 @@ TEST(TorchRun, NamesAnOptimizerOfOtherParameterGroups) {
         text = error.what();
     }
 
-    EXPECT_THAT(text, HasSubstr("a group has 6 parameters in the checkpoint, 1 in the optimizer"));
+    EXPECT_THAT(
+        text, HasSubstr("param_groups[0] has 6 parameters in the checkpoint, 1 in the optimizer"));
 }
 
 TEST(TorchRun, TakesAFinalCheckpointOfTheEpochsEnd) {
