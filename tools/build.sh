@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Configures and builds a preset (default: "default"). Output only if something goes wrong.
+# Configures and builds a preset (default: "default"). Output only if something goes wrong. "torch2" is what needs
+# LibTorch, with PyPI's instead of Debian's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,9 +9,16 @@ export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
 preset=${1:-default}
 shift || true
+settings=()
+if [ "$preset" = torch2 ]; then
+    environment=$(tools/setup_torch2.sh)
+    for torch in "$environment"/lib/python3*/site-packages/torch; do
+        settings+=("-DTORCH_ROOT=$torch")
+    done
+fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset "$preset" && cmake --build --preset "$preset" "$@"; } > "$log" 2>&1; then
+if ! { cmake --preset "$preset" "${settings[@]}" && cmake --build --preset "$preset" "$@"; } > "$log" 2>&1; then
     tail -n 60 "$log"
     echo "the build of preset '$preset' has failed" >&2
     exit 1

@@ -37,6 +37,14 @@ say "configuration: examples, schema, parser and reference agree"
 say "libpawl as others build with it"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/client
 
+say "a training that changes its language on the way"
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/torch
+
+say "LibTorch 2: the helper's tests, and the languages again"
+tools/build.sh torch2
+build-torch2/bin/pawl_torch_tests --gtest_brief=1
+"$(tools/setup_torch2.sh)/bin/python" -m pytest -q -p no:cacheprovider tests/torch
+
 say "Python package: types, style, tests beside PyTorch 1.13 and 2"
 mapfile -t pythons < <(tools/setup_python.sh)
 (
