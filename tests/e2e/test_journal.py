@@ -234,7 +234,13 @@ def test_a_journal_on_a_full_disk_is_said_once_and_training_goes_on(place: Place
 
 
 def test_logs_of_several_ranks_and_of_one_incarnation(place: Place) -> None:
-    script = 'echo "rank $RANK of incarnation $PAWL_INCARNATION"; [ "$PAWL_INCARNATION" != 0 ] || exit 3'
+    # The first that fails ends the others: all have printed by then.
+    script = """
+        echo "rank $RANK of incarnation $PAWL_INCARNATION"
+        touch printed-$RANK
+        while [ ! -e printed-0 ] || [ ! -e printed-1 ] || [ ! -e printed-2 ]; do sleep 0.01; done
+        [ "$PAWL_INCARNATION" != 0 ] || exit 3
+    """
     ended = place.run(["sh", "-c", script], options=["--ranks", "3", "--quiet"])
     assert ended.code == 0, ended.output
 
