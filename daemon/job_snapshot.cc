@@ -160,9 +160,9 @@ void JobRunner::carry_out(const checkpoint::CoordinatorActions& actions) {
                     : std::string("The newest durable checkpoint stands");
             const std::string text =
                 fmt::format("no checkpoint was made: {}. {}", failed->why, now_what);
-            const auto said = failed->retry_in
-                                  ? std::optional{text}
-                                  : attempt_complaints_.about(text, services_.clock.monotonic_now());
+            const auto said =
+                failed->retry_in ? std::optional{text}
+                                 : attempt_complaints_.about(text, services_.clock.monotonic_now());
             if (said) report(ReportLevel::kWarning, "checkpoint_failed", *said);
             if (!failed->retry_in) {
                 broadcast(staging::SnapshotFailed{.request = failed->request, .why = failed->why});
