@@ -1,6 +1,6 @@
 """Several ranks in DistributedDataParallel. Rank 0 saves the model for all, each rank its own position and generators.
 
-    pawl run --ranks 2 --every-steps 50 -- python ddp.py
+pawl run --ranks 2 --every-steps 50 -- python ddp.py
 """
 
 import argparse
