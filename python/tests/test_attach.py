@@ -84,6 +84,21 @@ def test_values_and_other_objects_come_back(tmp_path):
     assert torch.equal(again.weight, weight)
 
 
+def test_a_checkpoint_that_can_not_be_written_costs_no_training(tmp_path):
+    directory = tmp_path / "checkpoints"
+    model, optimizer = parts()
+    run = attach(directory, model, optimizer)
+    directory.rename(tmp_path / "moved")
+
+    with pytest.warns(RuntimeWarning, match="no checkpoint was made, training goes on"):
+        train(run, model, optimizer, 7)
+    (tmp_path / "moved").rename(directory)
+    train(run, model, optimizer, 12)
+
+    assert run.steps == 12
+    assert [path.name for path in directory.iterdir() if path.name[0].isdigit()] == ["000001-step-10"]
+
+
 def test_every_difference_is_listed_and_nothing_is_changed(tmp_path):
     saved_at_step_5(tmp_path)
     model, optimizer = parts(width=5, groups=2)

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -213,8 +214,14 @@ class Run:
 
     def _obey(self, actions: int) -> None:
         if actions & _TAKE_SNAPSHOT:
-            self.snapshot()
-            # Standalone a stop is asked for together with its snapshot; under pawld it comes when that is durable.
+            try:
+                self.snapshot()
+            except PawlError as error:
+                # A full disk costs a checkpoint, not the training; a stop that saved nothing is another matter.
+                if actions & _STOP:
+                    raise
+                warnings.warn(f"no checkpoint was made, training goes on: {error}", RuntimeWarning, stacklevel=3)
+        # Standalone a stop is asked for together with its snapshot; under pawld it comes when that is durable.
         if actions & _STOP:
             self._leave()
 
