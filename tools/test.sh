@@ -63,7 +63,7 @@ say "end to end: real processes, killed for real"
 
 if [ "$quick" = no ]; then
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
-    tools/build.sh asan --target pawl_tests
+    tools/build.sh asan --target pawl_tests pawl_no_memory_tests
     ctest --test-dir build-asan --output-on-failure --no-tests=error --parallel 2 | tail -n 8
 fi
 

@@ -347,6 +347,9 @@ TEST_F(Handle, TheGuardAgainstSystemCallsKillsForOne) {
 }
 
 TEST_F(Handle, AStepUnderADaemonMakesNoSystemCall) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the sanitizers make system calls of their own";
+#endif
     const fakes::FakeDaemon daemon([](fakes::FakeSession& rank) {
         rank.attach({.request = 1, .at_step = Step{1'000'000}});
         EXPECT_FALSE(rank.receive().has_value());
@@ -365,6 +368,9 @@ TEST_F(Handle, AStepUnderADaemonMakesNoSystemCall) {
 }
 
 TEST_F(Handle, AStandaloneStepMakesNoSystemCall) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the sanitizers make system calls of their own";
+#endif
     const int end = end_of_child([&] {
         const OwnedRun run = attach_in("a", 1'000'000);
         if (run == nullptr) ::_exit(2);

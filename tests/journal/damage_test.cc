@@ -214,7 +214,8 @@ TEST_F(JournalDamage, AWriteThatFailsIsSaidOnceAndOnceMoreWhenItWorksAgain) {
     EXPECT_THAT(changes[1].moved_aside_to, IsEmpty());
     EXPECT_FALSE(journal->health().is_failing);
     std::vector<std::string> kinds;
-    for (const EventRecord& one : journal->events("lm", 9).value())
+    const auto events = journal->events("lm", 9);
+    for (const EventRecord& one : events.value())
         kinds.push_back(one.kind);
     EXPECT_THAT(kinds, ElementsAre("before", "after", "after"));
 }

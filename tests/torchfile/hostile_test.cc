@@ -21,7 +21,7 @@ using testing::HasSubstr;
 std::string little(std::uint64_t value, std::size_t bytes) {
     std::string text;
     for (std::size_t index = 0; index < bytes; ++index)
-        text += static_cast<char>((value >> (8 * index)) & 0xff);
+        text += index < sizeof value ? static_cast<char>((value >> (8 * index)) & 0xff) : '\0';
     return text;
 }
 
