@@ -63,8 +63,9 @@ say "end to end: real processes, killed for real"
 
 if [ "$quick" = no ]; then
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
-    tools/build.sh asan --target pawl_tests pawl_no_memory_tests
-    ctest --test-dir build-asan --output-on-failure --no-tests=error --parallel 2 | tail -n 8
+    tools/build.sh asan --target pawl_tests
+    # Not the tests that replace operator new: under the sanitizers it is theirs.
+    ctest --test-dir build-asan --exclude-regex 'NoMemory|pawl_no_memory' --output-on-failure --no-tests=error --parallel 2 | tail -n 8
 fi
 
 say "all tests have passed"
