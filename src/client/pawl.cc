@@ -4,6 +4,7 @@
 
 #include "base/invariant.h"
 #include "client/arguments.h"
+#include "client/error_code.h"
 #include "client/error_text.h"
 #include "client/run.h"
 
@@ -40,33 +41,6 @@ constexpr const char* kIsForked =
 
 // Room for a run whose attach has failed: the next attach takes it.
 std::atomic<pawl_run*> g_spare{nullptr};
-
-int code_of(ErrorKind kind) {
-    switch (kind) {
-        case ErrorKind::kInvalidArgument:
-        case ErrorKind::kAlreadyExists:
-            return PAWL_E_INVALID;
-        case ErrorKind::kNotFound:
-            return PAWL_E_NOT_FOUND;
-        case ErrorKind::kCorrupt:
-            return PAWL_E_CORRUPT;
-        case ErrorKind::kUnsupported:
-            return PAWL_E_UNSUPPORTED;
-        case ErrorKind::kNoSpace:
-            return PAWL_E_NO_SPACE;
-        case ErrorKind::kIo:
-        case ErrorKind::kUnavailable:
-            return PAWL_E_IO;
-        case ErrorKind::kBusy:
-        case ErrorKind::kTimeout:
-            return PAWL_E_BUSY;
-        case ErrorKind::kCancelled:
-            return PAWL_E_DISCONNECTED;
-        case ErrorKind::kInternal:
-            return PAWL_E_INTERNAL;
-    }
-    return PAWL_E_INTERNAL;
-}
 
 int fail(const char* call, int code, std::string_view text) noexcept {
     error_text::set(call, text);

@@ -198,29 +198,22 @@ Result<std::vector<std::string>> Store::keys(Family family) const {
 
 Result<void> Store::visit_backwards(Family family, const KeyRange& range,
                                     const Visitor& visit) const {
-    const rocksdb::Slice begin = slice(range.begin);
-    const rocksdb::Slice end = slice(range.end);
-    rocksdb::ReadOptions options;
-    options.iterate_lower_bound = &begin;
-    options.iterate_upper_bound = &end;
-    const std::unique_ptr<rocksdb::Iterator> at(database_->NewIterator(options, handle(family)));
-    for (at->SeekToLast(); at->Valid(); at->Prev()) {
-        const Result<bool> goes_on = visit(view(at->key()), view(at->value()));
-        if (!goes_on) return goes_on.error();
-        if (!*goes_on) return {};
-    }
-    if (!at->status().ok()) return error_from(at->status());
-    return {};
+    return walk(family, range, visit, &rocksdb::Iterator::SeekToLast, &rocksdb::Iterator::Prev);
 }
 
 Result<void> Store::visit(Family family, const KeyRange& range, const Visitor& visit) const {
+    return walk(family, range, visit, &rocksdb::Iterator::SeekToFirst, &rocksdb::Iterator::Next);
+}
+
+Result<void> Store::walk(Family family, const KeyRange& range, const Visitor& visit, Move begin_at,
+                         Move go_on) const {
     const rocksdb::Slice begin = slice(range.begin);
     const rocksdb::Slice end = slice(range.end);
     rocksdb::ReadOptions options;
     options.iterate_lower_bound = &begin;
     options.iterate_upper_bound = &end;
     const std::unique_ptr<rocksdb::Iterator> at(database_->NewIterator(options, handle(family)));
-    for (at->SeekToFirst(); at->Valid(); at->Next()) {
+    for ((*at.*begin_at)(); at->Valid(); (*at.*go_on)()) {
         const Result<bool> goes_on = visit(view(at->key()), view(at->value()));
         if (!goes_on) return goes_on.error();
         if (!*goes_on) return {};

@@ -17,6 +17,7 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
+class Iterator;
 }  // namespace rocksdb
 
 namespace pawl::journal {
@@ -76,6 +77,10 @@ private:
 
     Store(std::unique_ptr<rocksdb::DB> database, std::vector<rocksdb::ColumnFamilyHandle*> handles);
     static Result<std::unique_ptr<Store>> open_families(const std::string& path, Access access);
+    // Both visits: where it begins, and which way it goes.
+    using Move = void (rocksdb::Iterator::*)();
+    Result<void> walk(Family family, const KeyRange& range, const Visitor& visit, Move begin_at,
+                      Move go_on) const;
     [[nodiscard]] rocksdb::ColumnFamilyHandle* handle(Family family) const;
     [[nodiscard]] Result<bool> has_known_format(const std::string& path) const;
     Result<void> verify_blocks() const;

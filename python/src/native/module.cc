@@ -1,4 +1,5 @@
 // pawl._native: the module's table and its exception. See native.h.
+#include "client/error_code.h"
 #include "native.h"
 #include "pawl/pawl.h"
 
@@ -7,29 +8,6 @@ namespace pawl::native {
 PyObject* error_class = nullptr;
 
 namespace {
-
-int code_of(ErrorKind kind) {
-    switch (kind) {
-        case ErrorKind::kInvalidArgument:
-        case ErrorKind::kAlreadyExists:
-            return PAWL_E_INVALID;
-        case ErrorKind::kNotFound:
-            return PAWL_E_NOT_FOUND;
-        case ErrorKind::kCorrupt:
-            return PAWL_E_CORRUPT;
-        case ErrorKind::kUnsupported:
-            return PAWL_E_UNSUPPORTED;
-        case ErrorKind::kNoSpace:
-            return PAWL_E_NO_SPACE;
-        case ErrorKind::kIo:
-            return PAWL_E_IO;
-        case ErrorKind::kBusy:
-        case ErrorKind::kTimeout:
-            return PAWL_E_BUSY;
-        default:
-            return PAWL_E_INTERNAL;
-    }
-}
 
 PyObject* version(PyObject*, PyObject*) {
     return PyUnicode_FromString(pawl_version());
@@ -64,7 +42,7 @@ PyObject* raise(int code, const std::string& text) {
 }
 
 PyObject* raise(const Error& error) {
-    return raise(code_of(error.kind()), error.text());
+    return raise(client::code_of(error.kind()), error.text());
 }
 
 PyObject* raise_last(int code) {
