@@ -60,7 +60,8 @@ template <class Body>
 int end_of_child(const Body& body) {
     const pid_t child = ::fork();
     if (child == 0) {
-        for (const int signal : {SIGSEGV, SIGABRT, SIGBUS, SIGSYS})  // sanitizers catch some
+        for (const int signal :
+             {SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGSYS})  // sanitizers catch some
             ::signal(signal, SIG_DFL);
         body();
         ::_exit(0);

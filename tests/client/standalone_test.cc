@@ -2,6 +2,7 @@
 // the checkpoints that it leaves say. The ordinary life of such a run is in client_test.cc.
 #include "checkpoint/store.h"
 #include "tests/checkpoint/sample.h"
+#include "tests/client/run_fixture.h"
 #include "tests/fakes/temporary_directory.h"
 
 #include <gmock/gmock.h>
@@ -24,47 +25,9 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-struct Detach {
-    void operator()(pawl_run* run) const { pawl_detach(run); }
-};
-using OwnedRun = std::unique_ptr<pawl_run, Detach>;
-
-// Set for a test, and as it was afterwards.
-class Setting {
-public:
-    Setting(const char* name, const std::string& value) : name_(name) {
-        if (const char* before = ::getenv(name)) before_ = before;
-        ::setenv(name, value.c_str(), 1);
-    }
-    ~Setting() {
-        if (before_) {
-            ::setenv(name_, before_->c_str(), 1);
-        } else {
-            ::unsetenv(name_);
-        }
-    }
-    Setting(const Setting&) = delete;
-    Setting& operator=(const Setting&) = delete;
-
-private:
-    const char* name_;
-    std::optional<std::string> before_;
-};
-
-// 0 if a child that runs `body` comes to its end; else the signal, or the exit code, that ended it.
-template <class Body>
-int end_of_child(const Body& body) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-        for (const int signal : {SIGSEGV, SIGFPE, SIGABRT})
-            ::signal(signal, SIG_DFL);
-        body();
-        ::_exit(0);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-}
+using client::end_of_child;
+using client::OwnedRun;
+using client::Setting;
 
 class StandaloneEdge : public testing::Test {
 protected:
