@@ -17,8 +17,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("PAWL_BIN", ROOT / "build" / "bin")).resolve()
-PAWL = str(BIN / "pawl")
-PAWLD = str(BIN / "pawld")
+# Of another build than the trainers: the daemon under ThreadSanitizer, say.
+DAEMON_BIN = Path(os.environ.get("PAWL_DAEMON_BIN", BIN)).resolve()
+PAWL = str(DAEMON_BIN / "pawl")
+PAWLD = str(DAEMON_BIN / "pawld")
 TRAINER = str(BIN / "fashion_mnist")
 
 # Two epochs of 50 steps: enough to be killed in, over in two seconds.

@@ -472,13 +472,21 @@ EXIT_DISK = 74
 
 
 @pytest.mark.parametrize(
-    ("below", "besides", "times"),
-    [(STATE, JOURNAL, 1), (JOURNAL, None, 1), (JOURNAL, None, 0)],
-    ids=["once", "journal-once", "journal-from-then-on"],
+    ("error", "below", "besides", "times"),
+    [
+        ("EIO", STATE, JOURNAL, 1),
+        ("EIO", JOURNAL, None, 1),
+        ("EIO", JOURNAL, None, 0),
+        ("ENOSPC", STATE, JOURNAL, 1),
+        ("ENOSPC", JOURNAL, None, 1),
+        ("ENOSPC", JOURNAL, None, 0),
+    ],
+    ids=["once", "journal-once", "journal-from-then-on", "full-once", "journal-full-once", "journal-full-from-then-on"],
 )
 def test_a_call_of_the_daemon_that_fails_does_not_end_or_change_the_training(
-    tmp_path: Path, tiny_reference: Reference, below: Path, besides: Path | None, times: int
+    tmp_path: Path, tiny_reference: Reference, error: str, below: Path, besides: Path | None, times: int
 ) -> None:
+    words = {"EIO": "Input/output error", "ENOSPC": "No space left on device"}[error]
     outcomes: dict[int, int] = {}
 
     def failed_at(number: int) -> bool:
@@ -486,11 +494,11 @@ def test_a_call_of_the_daemon_that_fails_does_not_end_or_change_the_training(
         place.path.mkdir()
         log = place.path / "calls"
         exception = place.path / besides if besides else None
-        fault = Fault(place.path / below, number, "EIO", times=times, besides=exception)
+        fault = Fault(place.path / below, number, error, times=times, besides=exception)
         try:
             ended = place.run(tiny(place), OPTIONS, environment=fault.environment(log))
             hit = [call for call in calls_in(log) if call.number == number]
-            what = f"EIO at {hit}: {ended.code}: {ended.output}"
+            what = f"{error} at {hit}: {ended.code}: {ended.output}"
             outcomes[ended.code] = outcomes.get(ended.code, 0) + 1
             if ended.code == 0:
                 place.assert_equal_to(reference=tiny_reference)
@@ -499,7 +507,7 @@ def test_a_call_of_the_daemon_that_fails_does_not_end_or_change_the_training(
                 # Nothing was begun: it says why, and the next start is as the first.
                 assert hit and ended.code == EXIT_DISK, what
                 assert not (place.path / "losses").exists(), what
-                assert "Input/output error" in ended.output, what
+                assert words in ended.output, what
                 assert_ends_right(place, [], tiny_reference, what)
         finally:
             place.kill_what_runs()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BIN, PAWLD, Place, processes_of, wait_for
+from conftest import BIN, PAWL, PAWLD, Place, processes_of, wait_for
 
 RANK = [sys.executable, str(Path(__file__).with_name("rank_protocol.py"))]
 HONEST = "rank.attach(); rank.train(until=40); rank.finish()"
@@ -477,7 +477,7 @@ def test_a_limit_on_file_sizes_is_an_error_of_the_arena_and_not_the_end_of_the_d
         {HONEST.replace("rank.attach(); ", "")}
     """
     command = by_rank(large)
-    limited = ["prlimit", f"--fsize={32 << 20}", str(BIN / "pawl"), "run", "--every-steps", "10", "--", *command]
+    limited = ["prlimit", f"--fsize={32 << 20}", PAWL, "run", "--every-steps", "10", "--", *command]
 
     ended = place.run(program=limited)
 
