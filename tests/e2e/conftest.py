@@ -232,6 +232,38 @@ def place(tmp_path: Path) -> Iterator[Place]:
     assert not left, f"processes {left} were left behind"
 
 
+@pytest.fixture
+def memory_limit(place: Place) -> Iterator[Callable[[int], list[str]]]:
+    """Makes a real cgroup with a limit in bytes; what is returned goes before a command that is to run in it."""
+    made: list[Path] = []
+
+    def in_cgroup(bytes_max: int) -> list[str]:
+        unified = Path("/sys/fs/cgroup")
+        delegated = unified / "cgroup.subtree_control"
+        is_v2 = delegated.exists() and "memory" in delegated.read_text()
+        parent = unified if is_v2 else unified / "memory"
+        group = parent / f"pawl-test-{os.getpid()}-{len(made)}"
+        try:
+            group.mkdir()
+            (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(bytes_max))
+        except OSError as error:
+            pytest.skip(f"no cgroup with a memory limit can be made here: {error}")
+        made.append(group)
+        # Else what is over the limit goes there, and nobody is killed.
+        swap = group / ("memory.swap.max" if is_v2 else "memory.memsw.limit_in_bytes")
+        if swap.exists():
+            swap.write_text("0" if is_v2 else str(bytes_max))
+        return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "limited"]
+
+    yield in_cgroup
+    place.kill_what_runs()
+    for group in made:
+        for pid in (group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        wait_for(lambda group=group: not (group / "cgroup.procs").read_text(), "an empty cgroup")
+        group.rmdir()
+
+
 def crash_in_first_incarnation(point: str, command: list[str]) -> list[str]:
     """The command, killing itself at a named crash point the first time it is launched."""
     script = f'if [ "$PAWL_INCARNATION" = 0 ]; then export PAWL_CRASH_POINT="{point}"; fi; exec "$@"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from test_damaged import with_digest
 
 LAST_STEP = 60
 DAY_S = 86400
+NOBODY = 65534
 
 
 def tiny(place: Place, step_us: int = 1000) -> list[str]:
@@ -139,6 +141,66 @@ def test_a_read_only_directory_is_refused_before_anything_is_started(
     assert ended.code == 0, ended.output
     assert f"resumes from checkpoint {durable} " in ended.output
     place.assert_equal_to(tiny_reference)
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Iterator[list[str]]:
+    """What to write before a command so that another user runs it, who may enter the place and write there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    entered = [tmp_path, *tmp_path.parents]
+    closed = [folder for folder in entered if not folder.stat().st_mode & 0o001]
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    os.chown(tmp_path, NOBODY, NOBODY)
+    yield ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode & ~0o011)
+
+
+def test_a_directory_that_belongs_to_another_user_is_refused_before_anything_is_started(
+    place: Place, tiny_reference: Reference, nobody: list[str]
+) -> None:
+    durable = killed_in_third_commit(place)
+    for path in [place.state, *place.state.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    for path in place.path.iterdir():
+        os.chown(path, NOBODY, NOBODY)
+    os.chown(place.checkpoints, 0, 0)
+    place.checkpoints.chmod(0o755)
+    before = sorted(path.name for path in place.checkpoints.iterdir())
+    command = [*nobody, PAWL, "run", "--every-steps", "10", "--", *tiny(place)]
+
+    refused = place.run(program=command)
+
+    assert refused.code in (74, 77), refused.output
+    assert "Permission denied" in refused.output
+    assert str(place.checkpoints) in refused.output
+    assert sorted(path.name for path in place.checkpoints.iterdir()) == before
+    os.chown(place.checkpoints, NOBODY, NOBODY)
+    ended = place.run(program=command)
+    assert ended.code == 0, ended.output
+    assert f"resumes from checkpoint {durable} " in ended.output
+    place.assert_equal_to(tiny_reference)
+
+
+def test_a_directory_whose_permission_is_taken_away_costs_checkpoints_until_it_is_given_back(
+    place: Place, tiny_reference: Reference, nobody: list[str]
+) -> None:
+    daemon = place.start(program=[*nobody, PAWL, "run", "--every-steps", "10", "--", *slow(place)])
+    wait_for_output(place, "is durable")
+    place.checkpoints.chmod(0o555)
+
+    wait_for_output(place, "no checkpoint was made")
+    before = newest_durable(place)
+    assert "Permission denied" in place.output()
+    place.checkpoints.chmod(0o755)
+    ended = place.end(daemon)
+
+    assert ended.code == 0, ended.output
+    assert newest_durable(place) > before
+    place.assert_equal_to(tiny_reference)
+    place.assert_ended_with_the_file_of(tiny_reference)
 
 
 def test_a_directory_that_becomes_read_only_costs_checkpoints_until_it_is_writable(

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,50 @@ def test_a_limit_on_file_sizes_is_an_error_of_the_arena_and_not_the_end_of_the_d
 
     assert ended.code == 0, ended.output
     assert "File too large" in said(place, 0)
+    assert_all_valid(place)
+
+
+def test_an_arena_beyond_the_limit_of_a_real_cgroup_is_refused_by_its_name(
+    place: Place, memory_limit: Callable[[int], list[str]]
+) -> None:
+    greedy = f"""
+        rank.attach()
+        rank.send("ArenaRequest", slot=1, bytes=1 << 30)
+        rank.say(rank.wait_for("ArenaRefused")["why"])
+        {HONEST.replace("rank.attach(); ", "")}
+    """
+    limited = [*memory_limit(512 << 20), PAWL, "run", "--every-steps", "10", "--", *by_rank(greedy)]
+
+    ended = place.run(program=limited)
+
+    assert ended.code == 0, ended.output
+    assert re.search(r"an arena of 1\.0 GiB does not fit: cgroup '/pawl-test-\S+' has \d", said(place, 0))
+    assert "Training goes on" in ended.output
+    assert_all_valid(place)
+
+
+def test_a_memory_limit_that_is_hit_while_a_snapshot_is_taken_costs_that_snapshot(
+    place: Place, memory_limit: Callable[[int], list[str]]
+) -> None:
+    grows = """
+        rank.attach()
+        rank.train(until=29)
+        rank.step = 30
+        rank.arena(1)
+        rank.arenas[1][:100] = bytes(100)
+        rank.say("grows")
+        hoard = [bytearray(1 << 20) for _ in range(4096)]
+        rank.say("was not stopped")
+    """
+    limited = [*memory_limit(512 << 20), PAWL, "run", "--every-steps", "10", "--", *by_rank(grows)]
+
+    ended = place.run(program=limited)
+
+    assert ended.code == 0, ended.output
+    assert said(place, 0).splitlines()[-1] == "grows"
+    assert "rank 0 was killed by SIGKILL (9)" in ended.output, "the kernel's OOM killer takes the largest"
+    assert "attached at step 20" in said(place, 0, 1)
+    assert "finished at step 40" in said(place, 0, 1)
     assert_all_valid(place)
 
 
