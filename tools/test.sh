@@ -68,4 +68,16 @@ if [ "$quick" = no ]; then
     ctest --test-dir build-asan --exclude-regex 'NoMemory|pawl_no_memory' --output-on-failure --no-tests=error --parallel 2 | tail -n 8
 fi
 
+if [ "$quick" = no ]; then
+    say "the daemon under ThreadSanitizer"
+    tools/build.sh tsan --target pawl_tests pawld pawl
+    export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp"
+    # Not what is long and knows one thread only: the formats, and the journal's and the exporter's bulk.
+    ctest --test-dir build-tsan --output-on-failure --no-tests=error --parallel 2 \
+        --exclude-regex 'NoMemory|pawl_no_memory|Pickle|Archive|Damaged|ImageSize|ImageWriter|Verify|Export|JournalBounds|Config' |
+        tail -n 8
+    PAWL_DAEMON_BIN=$PWD/build-tsan/bin /usr/bin/python3 -m pytest -q -p no:cacheprovider \
+        tests/e2e/test_ranks.py tests/e2e/test_api.py tests/e2e/test_stopped.py tests/e2e/test_checkpoints.py
+fi
+
 say "all tests have passed"
