@@ -4,6 +4,7 @@
 #include "base/crash_point.h"
 #include "base/invariant.h"
 #include "checkpoint/image_writer.h"
+#include "checkpoint/shards.h"
 #include "torchfile/archive.h"
 
 #include <memory>
@@ -29,13 +30,16 @@ Result<torchfile::Directory> directory_of(const RankImage& image) {
 }
 
 // Step 1: a full disk fails here, with nothing touched.
+// `tensors` is told what the images say of their parts.
 Result<std::vector<OpenFile>> preallocate(FileSystem& fs, const std::string& temporary,
-                                          const std::vector<RankImage>& images) {
+                                          const std::vector<RankImage>& images,
+                                          ShardedTensors& tensors) {
     std::vector<OpenFile> files;
     for (const RankImage& image : images) {
         auto zip_directory = directory_of(image);
         if (!zip_directory) return zip_directory.error();
         const std::string name = rank_file_name(image.rank);
+        RETURN_IF_ERROR(add_shards(tensors, name, image.bytes, *zip_directory));
         auto file = fs.create_file(join_path(temporary, name), image.bytes.size());
         if (!file) return file.error();
         files.push_back(
@@ -61,7 +65,7 @@ Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
                                  const std::vector<RankImage>& images) {
     RETURN_IF_ERROR(fs.create_directory(temporary));
     crash_point("commit: temporary directory made");
-    auto files = preallocate(fs, temporary, images);
+    auto files = preallocate(fs, temporary, images, manifest.tensors);
     if (!files) return files.error();
     crash_point("commit: files allocated");
 

@@ -39,6 +39,16 @@ json json_of(const FileEntry& file) {
             {"xxh3_128", std::move(chunks)}};
 }
 
+json json_of(const ShardedTensor& tensor) {
+    json parts = json::object();
+    for (const auto& [file, part] : tensor.parts)
+        parts[file] = {{"offsets", part.offsets}, {"sizes", part.sizes}};
+    return {{"dtype", tensor.whole.dtype},
+            {"shape", tensor.whole.shape},
+            {"flat", tensor.whole.is_flat},
+            {"parts", std::move(parts)}};
+}
+
 json json_of(const Manifest& manifest) {
     json body = json::parse(manifest.unknown_fields);
     body["format_version"] = kFormatVersion;
@@ -61,6 +71,8 @@ json json_of(const Manifest& manifest) {
     body["files"] = json::array();
     for (const FileEntry& file : manifest.files)
         body["files"].push_back(json_of(file));
+    for (const auto& [name, tensor] : manifest.tensors)
+        body["tensors"][name] = json_of(tensor);
     return body;
 }
 
@@ -118,6 +130,21 @@ Result<FileEntry> file_of(const json& entry) {
     return file;
 }
 
+Result<ShardedTensor> tensor_of(const json& entry, const std::set<std::string>& files) {
+    ShardedTensor tensor{.whole = {.dtype = entry.at("dtype").get<std::string>(),
+                                   .shape = entry.at("shape").get<std::vector<std::uint64_t>>(),
+                                   .is_flat = entry.at("flat").get<bool>()}};
+    for (const auto& [file, value] : entry.at("parts").items()) {
+        if (!files.contains(file))
+            return make_error(ErrorKind::kCorrupt, "file '{}' is not listed", file);
+        const Part part{.offsets = value.at("offsets").get<std::vector<std::uint64_t>>(),
+                        .sizes = value.at("sizes").get<std::vector<std::uint64_t>>()};
+        RETURN_IF_ERROR(check_part(tensor.whole, part));
+        tensor.parts.emplace(file, part);
+    }
+    return tensor;
+}
+
 Result<Manifest> manifest_of(json& body) {
     Manifest manifest;
     manifest.job = body.at("job").get<std::string>();
@@ -149,9 +176,19 @@ Result<Manifest> manifest_of(json& body) {
         }
         manifest.files.push_back(std::move(*file));
     }
-    for (const char* known :
-         {"format_version", "job", "sequence", "parent", "step", "epoch", "world_size",
-          "incarnation", "time_ms", "reason", "metrics", "pawl_version", "framework", "files"}) {
+    if (body.contains("tensors")) {
+        for (const auto& [name, entry] : body.at("tensors").items()) {
+            auto tensor = tensor_of(entry, names);
+            if (!tensor) {
+                return Error(tensor.error())
+                    .while_doing("read which file holds which part of tensor '{}'", name);
+            }
+            manifest.tensors.emplace(name, std::move(*tensor));
+        }
+    }
+    for (const char* known : {"format_version", "job", "sequence", "parent", "step", "epoch",
+                              "world_size", "incarnation", "time_ms", "reason", "metrics",
+                              "pawl_version", "framework", "files", "tensors"}) {
         body.erase(known);
     }
     manifest.unknown_fields = body.dump();

@@ -5,6 +5,7 @@
 #include "base/checksum.h"
 #include "base/result.h"
 #include "base/units.h"
+#include "checkpoint/shards.h"
 
 #include <map>
 #include <optional>
@@ -47,6 +48,7 @@ struct Manifest {
     std::string pawl_version;
     std::string framework;  // "LibTorch 1.13.1", as the trainer says it; may be empty
     std::vector<FileEntry> files;
+    ShardedTensors tensors;  // those of which each rank holds a part
     // A JSON object of the fields that this version does not know, written back as they were.
     std::string unknown_fields = "{}";
 

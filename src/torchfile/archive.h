@@ -47,9 +47,15 @@ struct ImagePlan {
 
 // The same around a data.pkl that somebody else has pickled (Python does): storage N, of
 // `storage_bytes[N]` bytes, is the record data/N, which the pickle's persistent ids name.
+// `others` are records besides those of torch.save, which its readers pass over.
+struct OtherRecord {
+    std::string name;  // under the root folder; may not hold '/'
+    std::string content;
+};
 [[nodiscard]] Result<ImagePlan> plan_image(std::span<const std::byte> pickle,
                                            std::span<const std::uint64_t> storage_bytes,
-                                           std::string_view root);
+                                           std::string_view root,
+                                           std::span<const OtherRecord> others = {});
 
 // Writes all pieces; together with the storages they cover every byte of the image.
 // `image` has exactly plan.bytes bytes.

@@ -162,10 +162,13 @@ struct StorageRecord {
 };
 
 ImagePlan plan_records(std::string_view root, std::span<const std::byte> pickle,
-                       const std::vector<StorageRecord>& records) {
+                       const std::vector<StorageRecord>& records,
+                       std::span<const OtherRecord> others = {}) {
     Planner planner(root);
     planner.add_content("data.pkl", pickle);
     planner.add_content("byteorder", std::as_bytes(std::span(kByteOrder)));
+    for (const OtherRecord& other : others)
+        planner.add_content(other.name, std::as_bytes(std::span(other.content)));
     std::vector<Extent> storages;
     storages.reserve(records.size());
     for (const StorageRecord& record : records)
@@ -209,8 +212,18 @@ Result<ImagePlan> plan_image(const Document& document, std::string_view root) {
 }
 
 Result<ImagePlan> plan_image(std::span<const std::byte> pickle,
-                             std::span<const std::uint64_t> storage_bytes, std::string_view root) {
+                             std::span<const std::uint64_t> storage_bytes, std::string_view root,
+                             std::span<const OtherRecord> others) {
     RETURN_IF_ERROR(check_name(root, "the root folder"));
+    for (const OtherRecord& other : others) {
+        RETURN_IF_ERROR(check_name(other.name, "the name of a record"));
+        for (const std::string_view taken : {"data.pkl", "byteorder", "version"}) {
+            if (other.name == taken) {
+                return make_error(ErrorKind::kInvalidArgument,
+                                  "'{}' is a record of torch.save's own", taken);
+            }
+        }
+    }
     std::uint64_t bytes_left = kImageBytesMax;
     std::vector<StorageRecord> records;
     records.reserve(storage_bytes.size());
@@ -223,7 +236,7 @@ Result<ImagePlan> plan_image(std::span<const std::byte> pickle,
         bytes_left -= bytes;
         records.push_back({.key = fmt::format("{}", records.size()), .bytes = bytes});
     }
-    return plan_records(root, pickle, records);
+    return plan_records(root, pickle, records, others);
 }
 
 void lay_out(const ImagePlan& plan, std::span<std::byte> image) {

@@ -3,6 +3,7 @@
 #include "base/checksum.h"
 #include "base/file_system.h"
 #include "checkpoint/image_writer.h"
+#include "checkpoint/shards.h"
 #include "native.h"
 #include "torchfile/archive.h"
 
@@ -34,17 +35,27 @@ bool read_sizes(PyObject* list, std::vector<std::uint64_t>& sizes) {
     return true;
 }
 
-// plan(pickle, sizes) -> (plan, bytes, offsets): where each storage goes in an image around this
-// data.pkl.
+// plan(pickle, sizes, shards) -> (plan, bytes, offsets): where each storage goes in an image around
+// this data.pkl. `shards` is the text of the record of that name, or empty: none.
 PyObject* plan(PyObject*, PyObject* arguments) {
     const char* pickle = nullptr;
     Py_ssize_t pickle_bytes = 0;
     PyObject* list = nullptr;
-    if (PyArg_ParseTuple(arguments, "y#O", &pickle, &pickle_bytes, &list) == 0) return nullptr;
+    const char* shards = nullptr;
+    Py_ssize_t shards_bytes = 0;
+    if (PyArg_ParseTuple(arguments, "y#Oy#", &pickle, &pickle_bytes, &list, &shards,
+                         &shards_bytes) == 0)
+        return nullptr;
     std::vector<std::uint64_t> sizes;
     if (!read_sizes(list, sizes)) return nullptr;
+    std::vector<torchfile::OtherRecord> others;
+    if (shards_bytes > 0) {
+        others.push_back({.name = std::string(checkpoint::kShardsRecord),
+                          .content = std::string(shards, static_cast<std::size_t>(shards_bytes))});
+    }
     auto planned = torchfile::plan_image(
-        std::as_bytes(std::span(pickle, static_cast<std::size_t>(pickle_bytes))), sizes, "archive");
+        std::as_bytes(std::span(pickle, static_cast<std::size_t>(pickle_bytes))), sizes, "archive",
+        others);
     if (!planned) return raise(planned.error());
     PyObject* const offsets = PyList_New(static_cast<Py_ssize_t>(planned->storages.size()));
     if (offsets == nullptr) return nullptr;
@@ -232,7 +243,7 @@ PyObject* damaged_record(PyObject*, PyObject* arguments) {
 }  // namespace
 
 PyMethodDef image_methods[] = {
-    {"plan", plan, METH_VARARGS, "plan(pickle, sizes) -> (plan, bytes, offsets)"},
+    {"plan", plan, METH_VARARGS, "plan(pickle, sizes, shards) -> (plan, bytes, offsets)"},
     {"lay_out", lay_out, METH_VARARGS, "lay_out(plan, address, bytes, copies)"},
     {"write_image", write_image, METH_VARARGS,
      "write_image(path, address, bytes) -> (bytes, chunk_bytes, digests)"},

@@ -53,15 +53,17 @@ class Image:
     ----------
     obj
         Anything that ``torch.save`` takes.
+    shards
+        The text of the record that says which parts of tensors it holds; empty: no such record.
     """
 
-    def __init__(self, obj: Any) -> None:
+    def __init__(self, obj: Any, shards: bytes = b"") -> None:
         target = io.BytesIO()
         pickler = _Pickler(target)
         pickler.dump(obj)
         self._storages = pickler.storages
         sizes = [storage.nbytes() for storage in self._storages]
-        self._plan, self.bytes, self._offsets = _native.plan(target.getvalue(), sizes)
+        self._plan, self.bytes, self._offsets = _native.plan(target.getvalue(), sizes, shards)
 
     def write_to(self, target: torch.Tensor) -> None:
         """Fill `target`, a contiguous uint8 tensor of `self.bytes` elements on the CPU.
