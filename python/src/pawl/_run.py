@@ -17,7 +17,7 @@ from typing import Any, Optional, Union
 
 import torch
 
-from pawl import _native, _replicas, _rng
+from pawl import _native, _replicas, _rng, _shards
 from pawl._archive import Image, ImageFile
 from pawl._native import PawlError
 from pawl._state import ResumeError, problems_of_module, problems_of_optimizer, refuse, unwrapped
@@ -172,7 +172,8 @@ class Run:
     def snapshot(self) -> bool:
         """Take a snapshot now. False: there was no room for one this time, training goes on."""
         try:
-            image = Image(self._state())
+            state, parts = self._state()
+            image = Image(state, _shards.text_of(parts))
             memory = self._native.snapshot_begin(image.bytes)
             if memory is None:
                 return False
@@ -232,16 +233,25 @@ class Run:
 
     # ---- state ----
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> tuple[dict[str, Any], _shards.Parts]:
+        """What this rank saves, and of which tensors it is only a part."""
         state: dict[str, Any] = {"epoch": self._epoch, "step": self._step, "loss": self.loss}
+        parts: _shards.Parts = {}
+        flat = _shards.flat_parts_by_parameter(self._objects)
         for name, value in self._objects.items():
             if name in self._replicated and self.rank != 0:
                 continue
-            holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
-            state[f"{name}_state_dict"] = holder.state_dict()
+            key = f"{name}_state_dict"
+            if _shards.is_fsdp1(value):
+                state[key] = _shards.take_fsdp1_apart(key, value, parts)
+            elif isinstance(value, torch.optim.Optimizer):
+                state[key] = _shards.take_optimizer_apart(key, value, flat, parts)
+            else:
+                holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
+                state[key] = _shards.take_apart(key, holder.state_dict(), parts)
         state["rng_state"] = _rng.capture()
         state["values"] = dict(self.values)
-        return state
+        return state, parts
 
     def _resume(self) -> None:
         image, sequence, step, epoch = self._native.resume()
@@ -249,7 +259,9 @@ class Run:
             return
         what = f"checkpoint {sequence} of step {step}"
         try:
-            state = torch.load(ImageFile(image), map_location="cpu", **self._safely())
+            file = ImageFile(image)
+            parts = _shards.read_record(file)
+            state = torch.load(file, map_location="cpu", **self._safely())
         except Exception as error:
             if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
                 raise ResumeError(
@@ -261,10 +273,12 @@ class Run:
         finally:
             self._native.release_resume()
         state = _replicas.share(state, self._replicated, self.rank)
-        self._check(what, state)
+        self._check(what, state, parts)
         for name, value in self._objects.items():
             saved = state[f"{name}_state_dict"]
-            if isinstance(value, torch.nn.Module):
+            if _shards.is_fsdp1(value):
+                _shards.put_fsdp1_together(value, saved)
+            elif isinstance(value, torch.nn.Module):
                 unwrapped(value).load_state_dict(saved, strict=self._strict)
             else:
                 value.load_state_dict(saved)
@@ -282,17 +296,26 @@ class Run:
             return {}
         return {"weights_only": self._weights_only}
 
-    def _check(self, what: str, state: dict[str, Any]) -> None:
+    def _check(self, what: str, state: dict[str, Any], parts: _shards.Parts) -> None:
+        """Whether it fits. In `state`, parts of tensors become what this program has in their place."""
         problems: list[str] = []
+        flat = _shards.flat_parts_by_parameter(self._objects)
         for name, value in self._objects.items():
             key = f"{name}_state_dict"
             if key not in state:
                 problems.append(f"'{key}' is not in the checkpoint, which has {', '.join(sorted(state))}")
+            elif _shards.is_fsdp1(value):
+                problems += _shards.problems_of_fsdp1(key, value, state[key], parts)
             elif isinstance(value, torch.nn.Module):
+                here = unwrapped(value).state_dict()
+                state[key] = _shards.put_together(key, state[key], here, parts, problems)
                 if self._strict:
                     problems += problems_of_module(name, unwrapped(value), state[key])
             elif isinstance(value, torch.optim.Optimizer):
+                state[key] = _shards.put_optimizer_together(key, state[key], value, flat, parts, problems)
                 problems += problems_of_optimizer(name, value, state[key])
+            elif parts:
+                state[key] = _shards.put_together(key, state[key], value.state_dict(), parts, problems)
         refuse(what, problems)
 
 
