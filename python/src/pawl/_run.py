@@ -27,6 +27,7 @@ _TAKE_SNAPSHOT = 1
 _STOP = 2
 _TRAINING = 1
 _EVALUATION = 2
+_SHARED_POSITION = "sampler_state_dict"  # the C++ helper's name for the position in the data
 _RESUMABLE = 75  # EX_TEMPFAIL: stopped, to be started again
 
 
@@ -249,6 +250,10 @@ class Run:
             else:
                 holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
                 state[key] = _shards.take_apart(key, holder.state_dict(), parts)
+        loader = self._objects.get("loader")
+        position = loader.shared_position() if isinstance(loader, ResumableLoader) else None
+        if position is not None:
+            state[_SHARED_POSITION] = position
         state["rng_state"] = _rng.capture()
         state["values"] = dict(self.values)
         return state, parts
@@ -274,9 +279,12 @@ class Run:
             self._native.release_resume()
         state = _replicas.share(state, self._replicated, self.rank)
         self._check(what, state, parts)
+        self._say_what_is_left(what, state)
         for name, value in self._objects.items():
-            saved = state[f"{name}_state_dict"]
-            if _shards.is_fsdp1(value):
+            saved = state.get(f"{name}_state_dict")
+            if saved is None:  # C++ wrote it, as _check has seen
+                value.load_shared(state[_SHARED_POSITION])
+            elif _shards.is_fsdp1(value):
                 _shards.put_fsdp1_together(value, saved)
             elif isinstance(value, torch.nn.Module):
                 unwrapped(value).load_state_dict(saved, strict=self._strict)
@@ -296,13 +304,35 @@ class Run:
             return {}
         return {"weights_only": self._weights_only}
 
+    def _say_what_is_left(self, what: str, state: dict[str, Any]) -> None:
+        """What the checkpoint has and this program can't take, and the reverse: no error, but no secret either."""
+        taken = {f"{name}_state_dict" for name in self._objects}
+        if "loader" in self._objects:
+            taken.add(_SHARED_POSITION)
+        left = sorted(key for key in state if key.endswith("_state_dict") and key not in taken)
+        if left:
+            warnings.warn(
+                f"{what} holds {', '.join(left)}, for which nothing was passed to pawl.attach: it is not restored, "
+                "and later checkpoints are without it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        if "python" not in state.get("rng_state", {"python": None}):
+            warnings.warn(
+                f"{what} was written in C++ and has no generators of Python and NumPy: those go on from their seeds",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
     def _check(self, what: str, state: dict[str, Any], parts: _shards.Parts) -> None:
         """Whether it fits. In `state`, parts of tensors become what this program has in their place."""
         problems: list[str] = []
         flat = _shards.flat_parts_by_parameter(self._objects)
         for name, value in self._objects.items():
             key = f"{name}_state_dict"
-            if key not in state:
+            if key not in state and name == "loader" and _SHARED_POSITION in state:
+                problems += value.problems_of_shared(state[_SHARED_POSITION])
+            elif key not in state:
                 problems.append(f"'{key}' is not in the checkpoint, which has {', '.join(sorted(state))}")
             elif _shards.is_fsdp1(value):
                 problems += _shards.problems_of_fsdp1(key, value, state[key], parts)

@@ -161,6 +161,38 @@ class ResumableLoader:
         self._resumed = state
         self._set_own(state["own"])
 
+    # ---- the position that C++ knows too: of a ShuffledSampler, in samples ----
+
+    def shared_position(self) -> Optional[dict[str, int]]:
+        """As ``pawl::ShuffledSampler`` saves it; None where the order is not that of a `ShuffledSampler`."""
+        sampler = getattr(self.loader, "sampler", None)
+        if not isinstance(sampler, ShuffledSampler) or self.loader.batch_size is None:
+            return None
+        position = min(self._given * self.loader.batch_size, sampler.size)
+        return {"seed": sampler.seed, "epoch": self._epoch, "position": position, "size": sampler.size}
+
+    def problems_of_shared(self, position: dict[str, int]) -> list[str]:
+        """Why this loader can't begin at a position that C++ saved."""
+        sampler = getattr(self.loader, "sampler", None)
+        batch = getattr(self.loader, "batch_size", None)
+        size, samples = position["size"], position["position"]
+        if not isinstance(sampler, ShuffledSampler) or batch is None:
+            return [
+                f"loader: the checkpoint has the position of a ShuffledSampler (C++), but this loader's order is that "
+                f"of {type(sampler).__name__}: DataLoader(..., sampler=pawl.data.ShuffledSampler({size}, seed))"
+            ]
+        if size != sampler.size:
+            return [f"loader: {size} samples in the checkpoint, but {sampler.size} in the data"]
+        if samples % batch != 0 and samples != size:
+            return [f"loader: it stopped after {samples} samples of the epoch, no multiple of the batch size {batch}"]
+        return []
+
+    def load_shared(self, position: dict[str, int]) -> None:
+        """Begin the next pass at a position that C++ saved and `problems_of_shared` has nothing against."""
+        self.loader.sampler.seed = position["seed"]
+        batches = -(-position["position"] // self.loader.batch_size)
+        self.load_state_dict({"epoch": position["epoch"], "batches": batches, "begun": None, "own": []})
+
     def batches(self, epoch: int) -> Iterator[Any]:
         """The rest of an epoch's batches: all of them, unless it was resumed in its middle."""
         resumed, self._resumed = self._resumed, None
@@ -184,12 +216,13 @@ class ResumableLoader:
 
     def _rewind(self, resumed: dict[str, Any]) -> Iterator[Any]:
         self._given = int(resumed["batches"])
-        self._begun = resumed["begun"]
+        # C++ has no generators of a pass: its order is of the seed and the epoch alone.
+        begun: dict[str, Any] = resumed["begun"] or self._capture()
+        self._begun = begun
         if self.is_stateful:
             self.loader.load_state_dict(resumed["loader"])
             source: Iterator[Any] = iter(self.loader)
             return source
-        begun = resumed["begun"]
         now, own = _rng.capture(), self._own()
 
         def as_it_began() -> None:
