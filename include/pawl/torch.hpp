@@ -177,6 +177,8 @@ struct LoadOptions {
 struct LoadReport {
     std::vector<std::string> missing_keys;     // registered, not in the file: left as they were
     std::vector<std::string> unexpected_keys;  // in the file's model, not in the registered one
+    // Parts of the file ("ema_state_dict") for which nothing was registered, strict or not.
+    std::vector<std::string> left_out;
 };
 
 // What a checkpoint holds. TorchRun has one; by itself it loads a file without a run.

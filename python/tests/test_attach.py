@@ -109,13 +109,25 @@ def test_every_difference_is_listed_and_nothing_is_changed(tmp_path):
         attach(tmp_path, model, optimizer)
 
     text = str(caught.value)
-    assert "checkpoint 1 of step 5 does not fit this program (6 differences); nothing was changed" in text
+    assert f"checkpoint 1 of step 5 in '{tmp_path}' does not fit this program (6 differences); nothing was" in text
     assert "model: '0.weight' is (4, 3) in the checkpoint, but (5, 3) in the model" in text
     assert "model: 'head.weight' (1, 1) is in the model, but not in the checkpoint" in text
     assert "optimizer: 1 parameter groups in the checkpoint, but 2 in the optimizer" in text
     assert "strict=False" in text
     assert len(caught.value.problems) == 6
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_after_a_refusal_the_directory_is_free_for_the_next_try(tmp_path):
+    saved_at_step_5(tmp_path)
+    model, optimizer = parts(width=5)
+
+    with pytest.raises(pawl.ResumeError) as caught:
+        attach(tmp_path, model, optimizer)
+    run = attach(tmp_path, *parts())
+
+    assert caught.value.problems  # kept, with all that its traceback refers to, as a notebook does
+    assert run.steps == 5
 
 
 def test_a_checkpoint_without_an_object_says_which_it_has(tmp_path):

@@ -15,6 +15,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <set>
+#include <string_view>
 
 namespace pawl {
 namespace {
@@ -95,6 +97,21 @@ bool is_state_dict(const tf::Dict& dict) {
     return true;
 }
 
+constexpr std::string_view kStateSuffix = "_state_dict";
+constexpr const char* kSampler = "sampler_state_dict";
+constexpr const char* kLoader = "loader_state_dict";
+
+std::string missing_text(const tf::Dict& root, const std::string& key) {
+    std::string text = fmt::format("key '{}' is missing", key);
+    if (key == kSampler && root.find(kLoader) != nullptr) {
+        text += fmt::format(
+            "; '{}' is the position of a Python DataLoader whose order is its own: give that "
+            "loader sampler=pawl.data.ShuffledSampler(size, seed)",
+            kLoader);
+    }
+    return text;
+}
+
 // Says why a device can't be used, before anything is moved there.
 std::optional<std::string> reason_against(const torch::Device& device) {
     try {
@@ -156,10 +173,12 @@ void TorchState::Implementation::restore(const StateReader& reader, Restoration&
             restoration.later([this, device = *options.device] { model->to(device); });
         }
     }
+    std::set<std::string> taken;
     const auto with = [&](const std::string& key, const auto& restore_it) {
+        taken.insert(key);
         const tf::Value* value = root->find(key);
         if (value != nullptr) return restore_it(*value);
-        restoration.missing(key, fmt::format("key '{}' is missing", key));
+        restoration.missing(key, missing_text(*root, key));
     };
     if (model != nullptr) {
         if (root->find(options.model_key) == nullptr && is_state_dict(*root)) {
@@ -197,14 +216,22 @@ void TorchState::Implementation::restore(const StateReader& reader, Restoration&
             [this, saved_epoch] { epoch = static_cast<std::uint64_t>(*saved_epoch); });
     if (saved_step && *saved_step >= 0)
         restoration.later([this, saved_step] { step = static_cast<std::uint64_t>(*saved_step); });
-    if (sampler == nullptr) return;
-    if (!options.strict && root->find("sampler_state_dict") == nullptr) {
-        // At least the order of the samples is that of the epoch.
-        restoration.later([this] { sampler->begin_epoch(epoch); });
+    if (sampler != nullptr) {
+        if (!options.strict && root->find(kSampler) == nullptr) {
+            // At least the order of the samples is that of the epoch.
+            restoration.later([this] { sampler->begin_epoch(epoch); });
+        }
+        with(kSampler, [&](const tf::Value& value) {
+            torch_state::restore_sampler(*sampler, value, restoration);
+        });
+        // The same position, in Python's terms.
+        taken.insert(kLoader);
     }
-    with("sampler_state_dict", [&](const tf::Value& value) {
-        torch_state::restore_sampler(*sampler, value, restoration);
-    });
+    for (const auto& [key, value] : root->items) {
+        const auto* name = key.get_if<std::string>();
+        if (name != nullptr && name->ends_with(kStateSuffix) && !taken.contains(*name))
+            restoration.left_out(*name);
+    }
 }
 
 void TorchState::Implementation::load(std::span<const std::byte> image, const std::string& name,

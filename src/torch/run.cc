@@ -111,6 +111,11 @@ bool TorchRun::resume(const LoadOptions& options) {
     self.state.step = point.step;
     self.state.epoch = point.epoch;
     self.run.release_resume();
+    for (const std::string& key : self.state.report.left_out) {
+        TORCH_WARN("pawl: checkpoint ", point.sequence, " holds '", key,
+                   "', for which nothing was registered: it is not restored, and later checkpoints "
+                   "are without it");
+    }
     return true;
 }
 

@@ -72,6 +72,8 @@ public:
     // A mismatch with `text`, or only reported where the options tolerate it.
     void missing(std::string path, std::string text);
     void unexpected(std::string path, std::string text);
+    // Part of the file, and of nothing that was registered: no error, but reported.
+    void left_out(std::string key) { report_.left_out.push_back(std::move(key)); }
 
     // `target` gets a copy of `source`, a view of the image.
     void copy(const at::Tensor& target, const at::Tensor& source);

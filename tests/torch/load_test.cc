@@ -516,4 +516,21 @@ TEST(TorchRun, ResumeReportsWhatItTolerated) {
     EXPECT_EQ(best, 0.75);
 }
 
+TEST(TorchRun, ResumeReportsWhatNothingWasRegisteredFor) {
+    const TemporaryDirectory directory;
+    auto model = two_layers(8);
+    torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1));
+    pawl::ShuffledSampler sampler(10, 2, 0);
+    saved(directory, [&](pawl::TorchRun& run) {
+        run.add_model(*model).add_optimizer(optimizer).add_sampler(sampler);
+    });
+
+    pawl::TorchRun run({.checkpoint_directory = directory.path()});
+    run.add_model(*model);
+    ASSERT_TRUE(run.resume());
+
+    EXPECT_THAT(run.load_report().left_out,
+                ElementsAre("optimizer_state_dict", "sampler_state_dict"));
+}
+
 }  // namespace

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Union
 
@@ -17,6 +20,7 @@ from pawl import _native
 from pawl._native import PawlError
 
 _SUFFIX = ".pawl"
+_FORMAT = 1  # of the sidecar; one of a newer pawl is passed over, and the CRCs are looked at
 _E_CORRUPT = -3
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -55,14 +59,19 @@ def save(obj: Any, path: PathLike) -> None:
     Raises
     ------
     PawlError
-        The file could not be made durable; what was there before is still there.
+        The file could not be made durable, or pickle refuses a part of `obj`, which the text names. What was there
+        before is still there.
     """
     import torch
 
     from pawl._archive import Image
+    from pawl._state import unsavable
 
     target = Path(os.path.realpath(path))
-    image = Image(obj)
+    try:
+        image = Image(obj)
+    except Exception as error:
+        raise unsavable(f"what is to go to '{path}'", obj, error) from error
     memory = torch.empty(image.bytes, dtype=torch.uint8)
     image.write_to(memory)
     # The name says whose it is: two processes may save beside each other.
@@ -74,7 +83,8 @@ def save(obj: Any, path: PathLike) -> None:
         size, chunk_bytes, chunks = _native.write_image(str(temporary), memory.data_ptr(), image.bytes)
         _write_synced(
             temporary_sidecar,
-            json.dumps({"format": 1, "bytes": size, "chunk_bytes": chunk_bytes, "xxh3_128": chunks}, indent=1) + "\n",
+            json.dumps({"format": _FORMAT, "bytes": size, "chunk_bytes": chunk_bytes, "xxh3_128": chunks}, indent=1)
+            + "\n",
         )
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o7777)
@@ -108,9 +118,10 @@ def verify(path: PathLike) -> str:
     try:
         said = json.loads(sidecar.read_text(encoding="utf-8"))
         chunk_bytes, chunks, size = int(said["chunk_bytes"]), list(said["xxh3_128"]), int(said["bytes"])
+        is_known = said["format"] == _FORMAT
     except (OSError, ValueError, KeyError, TypeError):
-        chunks = []
-    if chunks and size == os.stat(name).st_size:
+        chunks, is_known = [], False
+    if is_known and chunks and size == os.stat(name).st_size:
         found = _native.digests(name, chunk_bytes)
         damaged = [i for i, (mine, theirs) in enumerate(zip(found, chunks)) if mine != theirs]
         if not damaged:
@@ -147,6 +158,8 @@ def load(path: PathLike, map_location: Any = None, *, weights_only: bool = True,
     ------
     PawlError
         The file is damaged, or no torch.save file.
+    pickle.UnpicklingError
+        It holds more than `weights_only` allows; the text names it.
     FileNotFoundError
         There is none.
     """
@@ -156,10 +169,67 @@ def load(path: PathLike, map_location: Any = None, *, weights_only: bool = True,
     verify(path)
     name = os.fspath(path)
     try:
-        return torch.load(name, map_location=map_location, weights_only=weights_only, **more)
-    except RuntimeError as error:
+        loaded = torch.load(name, map_location=map_location, weights_only=weights_only, **more)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        # 1.13 wraps whatever goes wrong in an UnpicklingError, also this.
         if "deserialize object on a CUDA device" in str(error) and map_location is None:
             raise RuntimeError(
                 f"'{name}' holds tensors of a GPU and this machine has none that torch can use: pass map_location='cpu'"
             ) from error
-        raise
+        if not (weights_only and isinstance(error, pickle.UnpicklingError)):
+            raise
+        raise pickle.UnpicklingError(
+            f"'{name}' holds more than tensors and plain values ({refused_global(error)}) and is not loaded with "
+            "weights_only=True, since loading it may run code. If you trust the file, pass weights_only=False"
+        ) from error
+    return _with_clear_words(loaded, name)
+
+
+def refused_global(error: Exception) -> str:
+    """What the restricted unpickler refused, as far as it says so."""
+    text = str(error)
+    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"[Uu]nsupported (?:class|operand|global) (\S+)", text)
+    return found.group(1) if found else text.splitlines()[0]
+
+
+class _Loaded:
+    """A loaded dict that says, of a key it lacks, where it came from and what it has instead."""
+
+    _path = "the file"
+
+    def __missing__(self, key: object) -> Any:
+        keys = [repr(each) for each in self]  # type: ignore[attr-defined]
+        has = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        raise KeyError(f"{key!r} is not in '{self._path}', which has {has or 'nothing'}{self._advice()}")
+
+    def _advice(self) -> str:
+        import torch
+
+        values = list(self.values())  # type: ignore[attr-defined]
+        if values and all(isinstance(value, torch.Tensor) for value in values):
+            return ": it is a model's state_dict alone, for model.load_state_dict(checkpoint)"
+        return ": it was saved under other names, or without it"
+
+    def __reduce__(self) -> Any:
+        # Saved again it is what anybody's torch.load reads: nothing of pawl.
+        more = {name: value for name, value in vars(self).items() if name != "_path"}
+        return (OrderedDict, (), more or None, None, iter(self.items()))  # type: ignore[attr-defined]
+
+
+class _LoadedDict(_Loaded, dict):  # type: ignore[type-arg]
+    pass
+
+
+class _LoadedOrderedDict(_Loaded, OrderedDict):  # type: ignore[type-arg]
+    pass
+
+
+def _with_clear_words(loaded: Any, name: str) -> Any:
+    kinds: dict[type, Any] = {dict: _LoadedDict, OrderedDict: _LoadedOrderedDict}
+    kind = kinds.get(type(loaded))
+    if kind is None:
+        return loaded
+    again = kind(loaded)
+    vars(again).update(getattr(loaded, "__dict__", {}))  # a state_dict's `_metadata`
+    again._path = name
+    return again

@@ -19,8 +19,17 @@ import torch
 
 from pawl import _native, _replicas, _rng, _shards
 from pawl._archive import Image, ImageFile
+from pawl._files import refused_global
 from pawl._native import PawlError
-from pawl._state import ResumeError, problems_of_module, problems_of_optimizer, refuse, unwrapped
+from pawl._state import (
+    ResumeError,
+    UnsavableError,
+    problems_of_module,
+    problems_of_optimizer,
+    refuse,
+    unsavable,
+    unwrapped,
+)
 from pawl.data import ResumableLoader
 
 _TAKE_SNAPSHOT = 1
@@ -62,6 +71,7 @@ class Run:
         self.values: dict[str, Any] = dict(values or {})
         self.should_stop = False
         self._exit_on_stop = exit_on_stop
+        self._where = ""  # " in 'directory'", where this process knows it
         self._strict = strict
         self._weights_only = weights_only
         self._step = 0
@@ -173,8 +183,7 @@ class Run:
     def snapshot(self) -> bool:
         """Take a snapshot now. False: there was no room for one this time, training goes on."""
         try:
-            state, parts = self._state()
-            image = Image(state, _shards.text_of(parts))
+            image = self._image()
             memory = self._native.snapshot_begin(image.bytes)
             if memory is None:
                 return False
@@ -219,8 +228,9 @@ class Run:
             try:
                 self.snapshot()
             except PawlError as error:
-                # A full disk costs a checkpoint, not the training; a stop that saved nothing is another matter.
-                if actions & _STOP:
+                # A full disk costs a checkpoint, not the training; a stop that saved nothing is another matter, and
+                # so is a state that will never be saved.
+                if actions & _STOP or isinstance(error, UnsavableError):
                     raise
                 warnings.warn(f"no checkpoint was made, training goes on: {error}", RuntimeWarning, stacklevel=3)
         # Standalone a stop is asked for together with its snapshot; under pawld it comes when that is durable.
@@ -233,6 +243,13 @@ class Run:
             raise Stopped(0 if self.is_attached else _RESUMABLE)
 
     # ---- state ----
+
+    def _image(self) -> Image:
+        state, parts = self._state()
+        try:
+            return Image(state, _shards.text_of(parts))
+        except Exception as error:
+            raise unsavable(f"the state of step {self._step}", state, error) from error
 
     def _state(self) -> tuple[dict[str, Any], _shards.Parts]:
         """What this rank saves, and of which tensors it is only a part."""
@@ -262,7 +279,7 @@ class Run:
         image, sequence, step, epoch = self._native.resume()
         if image is None:
             return
-        what = f"checkpoint {sequence} of step {step}"
+        what = f"checkpoint {sequence} of step {step}{self._where}"
         try:
             file = ImageFile(image)
             parts = _shards.read_record(file)
@@ -270,7 +287,8 @@ class Run:
         except Exception as error:
             if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
                 raise ResumeError(
-                    f"{what} holds more than tensors and plain values, and is not loaded with weights_only: {error}\n"
+                    f"{what} holds more than tensors and plain values ({refused_global(error)}), and is not loaded "
+                    f"with weights_only, since loading it may run code: {error}\n"
                     "If you trust its directory, pass weights_only=False to pawl.attach.",
                     [str(error)],
                 ) from error
@@ -430,7 +448,14 @@ def attach(
         keep_last=keep_last,
     )
     run = Run(native, objects, values, strict=strict, weights_only=weights_only, exit_on_stop=exit_on_stop)
-    run._resume()
+    if not native.is_attached:
+        run._where = f" in '{os.environ.get('PAWL_CHECKPOINT_DIRECTORY') or checkpoint_directory}'"
+    try:
+        run._resume()
+    except BaseException:
+        # A notebook keeps the traceback, and with it the run; the directory is to be free for the next try.
+        native.detach()
+        raise
     if not native.is_attached:
         _drain_on_sigterm(native)
     return run
@@ -441,7 +466,10 @@ def _check_values(values: Mapping[str, Any]) -> None:
     if int(torch.__version__.split(".")[0]) < 2:
         return
     for name, value in values.items():
-        image = Image(value)
+        try:
+            image = Image(value)
+        except Exception as error:
+            raise unsavable(f"values['{name}']", value, error) from error
         memory = torch.empty(image.bytes, dtype=torch.uint8)
         image.write_to(memory)
         try:

@@ -6,7 +6,18 @@ from typing import Any
 
 import torch
 
+from pawl._archive import Image
 from pawl._native import PawlError
+
+_E_INVALID = -1
+
+
+class UnsavableError(PawlError):
+    """Part of the state can't be pickled: no checkpoint of this program will ever be made."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = _E_INVALID
 
 
 class ResumeError(PawlError):
@@ -17,7 +28,7 @@ class ResumeError(PawlError):
 
     def __init__(self, text: str, problems: list[str]) -> None:
         super().__init__(text)
-        self.code = -1
+        self.code = _E_INVALID
         self.problems = problems
 
 
@@ -83,13 +94,37 @@ def problems_of_optimizer(name: str, optimizer: Any, saved: dict[str, Any]) -> l
     return problems
 
 
+def unsavable(what: str, state: Any, error: Exception) -> UnsavableError:
+    """The error that names which part of `state` the pickler refused with `error`."""
+    where, part = "", state
+    while isinstance(part, (dict, list, tuple)):
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        refused = next(((key, value) for key, value in items if not _is_savable(value)), None)
+        if refused is None:
+            break
+        where, part = f"{where}[{refused[0]!r}]", refused[1]
+    return UnsavableError(
+        f"{what} can't be saved: {where or 'it'} is of type {type(part).__name__}, which pickle refuses ({error}). "
+        "Nothing was written; leave it out, or keep what it is made from: plain values, tensors, a state_dict"
+    )
+
+
+def _is_savable(value: Any) -> bool:
+    try:
+        Image(value)
+    except Exception:
+        return False
+    return True
+
+
 def refuse(what: str, problems: list[str]) -> None:
     """Raise a ResumeError that lists all of `problems`, if there are any."""
     if not problems:
         return
+    differences = "difference" if len(problems) == 1 else "differences"
     lines = "\n".join(f"  {line}" for line in problems)
     raise ResumeError(
-        f"{what} does not fit this program ({len(problems)} differences); nothing was changed:\n{lines}\n"
+        f"{what} does not fit this program ({len(problems)} {differences}); nothing was changed:\n{lines}\n"
         "Build the same model and optimizer as the run that saved it, name another checkpoint directory to begin "
         "anew, or pass strict=False to take what fits of the model.",
         problems,
