@@ -56,7 +56,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         found = Pair(torch1_python(), BIN / "supervised_training")
     assert found.cpp.exists(), f"{found.cpp} is not built (tools/build.sh torch2, tools/build.sh default)"
     said = subprocess.run(
-        [found.python, "-c", "import pawl, torch; print(torch.__version__)"], capture_output=True, text=True, check=False
+        [found.python, "-c", "import pawl, torch; print(torch.__version__)"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert said.stdout.startswith(request.param), f"{found.python}: {said.stdout}{said.stderr}"
     yield found
