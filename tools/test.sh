@@ -12,7 +12,7 @@ say "packages"
 tools/setup.sh
 
 say "form: shell scripts, code layout, which room includes which"
-shellcheck tools/*.sh .ci/run
+shellcheck tools/*.sh bench/*.sh .ci/run
 git ls-files '*.cc' '*.h' '*.hpp' '*.c' | xargs clang-format --dry-run -Werror
 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/form
 
