@@ -118,6 +118,18 @@ def test_every_difference_is_listed_and_nothing_is_changed(tmp_path):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_checkpoint_of_a_gpu_is_resumed_on_a_machine_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        saved_at_step_5(tmp_path)
+    file = next(tmp_path.glob("0*-step-5")) / "rank-00000.pt"
+    with pytest.raises(Exception, match="deserialize object on a CUDA device"):
+        torch.load(file)
+
+    assert attach(tmp_path, *parts()).steps == 5
+
+
 def test_after_a_refusal_the_directory_is_free_for_the_next_try(tmp_path):
     saved_at_step_5(tmp_path)
     model, optimizer = parts(width=5)

@@ -117,3 +117,27 @@ def test_all_generators_come_back():
     _rng.restore(state)
 
     assert (torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn()) == first
+
+
+@pytest.mark.parametrize("seed", [3, (1 << 64) - 5])
+def test_the_position_that_cpp_knows_is_enough(seed):
+    """Saved in one loader, loaded in another that has nothing else: the same samples follow."""
+    undisturbed = []
+    train(ResumableLoader(loader_of(0, sampler=ShuffledSampler(20, seed=seed))), 2, 0, undisturbed)
+    for stop_at in (1, 9, 10, 11):
+        first = ResumableLoader(loader_of(0, sampler=ShuffledSampler(20, seed=seed)))
+        seen = []
+        epoch, _, _ = train(first, 2, 0, seen, stop_at)
+        position = first.shared_position()
+        assert position["size"] == 20 and -(1 << 63) <= position["seed"] < 1 << 63
+
+        again = ResumableLoader(loader_of(2, sampler=ShuffledSampler(20, seed=1)))
+        assert again.problems_of_shared(position) == []
+        again.load_shared(position)
+        train(again, 2, epoch, seen)
+
+        assert [indices for _, indices, _ in seen] == [indices for _, indices, _ in undisturbed]
+
+
+def test_a_loader_in_another_order_has_no_position_that_cpp_knows():
+    assert ResumableLoader(loader_of(0)).shared_position() is None

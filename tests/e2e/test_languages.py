@@ -112,3 +112,19 @@ def test_killed_in_one_language_it_goes_on_in_the_other(
         if abs(loss - never_changed[step]) > LIMIT[optimizer] * abs(never_changed[step])
     }
     assert not far
+
+
+def test_an_order_that_the_other_language_can_not_know_is_said(tmp_path: Path, pair: Pair) -> None:
+    """A DataLoader that shuffles by itself: no daemon is needed to see that."""
+    example = ROOT / "examples" / "python" / "four_lines.py"
+    small = ["--samples", "640", "--epochs", "1", "--workers", "0"]
+    subprocess.run([pair.python, str(example), *small], cwd=tmp_path, check=True, capture_output=True)
+
+    refused = subprocess.run(
+        pair.command("cpp", "adam", "+1", "losses"), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert refused.returncode == 2
+    assert "does not fit this program; nothing was changed" in refused.stderr
+    assert "'sampler_state_dict' is missing; 'loader_state_dict' is the position of a Python" in refused.stderr
+    assert "sampler=pawl.data.ShuffledSampler(size, seed)" in refused.stderr

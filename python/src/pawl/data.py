@@ -18,6 +18,12 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
+def _signed(number: int) -> int:
+    """The low 64 bits, as C++ has them in an int64."""
+    bits = number & _MASK
+    return bits - (1 << 64) if bits >= 1 << 63 else bits
+
+
 class ShuffledSampler(torch.utils.data.Sampler):  # type: ignore[misc]
     """Indices in an order that depends on the seed and the epoch alone; the same as C++'s ``pawl::ShuffledSampler``.
 
@@ -42,9 +48,8 @@ class ShuffledSampler(torch.utils.data.Sampler):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator()
-        seed = (self.seed * _GOLDEN + self.epoch) & _MASK
         # torch takes a signed number for the same 64 bits.
-        generator.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
+        generator.manual_seed(_signed(self.seed * _GOLDEN + self.epoch))
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
@@ -169,7 +174,7 @@ class ResumableLoader:
         if not isinstance(sampler, ShuffledSampler) or self.loader.batch_size is None:
             return None
         position = min(self._given * self.loader.batch_size, sampler.size)
-        return {"seed": sampler.seed, "epoch": self._epoch, "position": position, "size": sampler.size}
+        return {"seed": _signed(sampler.seed), "epoch": self._epoch, "position": position, "size": sampler.size}
 
     def problems_of_shared(self, position: dict[str, int]) -> list[str]:
         """Why this loader can't begin at a position that C++ saved."""
