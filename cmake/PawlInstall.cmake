@@ -13,7 +13,7 @@ if(TARGET pawl_torch)
 endif()
 install(EXPORT pawlTargets NAMESPACE pawl:: DESTINATION "${PAWL_CMAKE_DIRECTORY}" COMPONENT Development)
 
-configure_package_config_file("${PROJECT_SOURCE_DIR}/packaging/pawlConfig.cmake.in" "${PROJECT_BINARY_DIR}/packaging/pawlConfig.cmake"
+configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/pawlConfig.cmake.in" "${PROJECT_BINARY_DIR}/packaging/pawlConfig.cmake"
                               INSTALL_DESTINATION "${PAWL_CMAKE_DIRECTORY}")
 # Before 1.0 a minor version may break what a program was built against.
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/packaging/pawlConfigVersion.cmake"
@@ -24,6 +24,6 @@ install(FILES "${PROJECT_BINARY_DIR}/packaging/pawlConfig.cmake"
 
 # The prefix is found from where the file lies: an installed tree can be moved.
 file(RELATIVE_PATH PAWL_PREFIX_FROM_PC "/prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/prefix")
-configure_file("${PROJECT_SOURCE_DIR}/packaging/pawl.pc.in" "${PROJECT_BINARY_DIR}/packaging/pawl.pc" @ONLY)
+configure_file("${PROJECT_SOURCE_DIR}/cmake/pawl.pc.in" "${PROJECT_BINARY_DIR}/packaging/pawl.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/packaging/pawl.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig"
         COMPONENT Development)

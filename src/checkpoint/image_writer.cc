@@ -50,10 +50,11 @@ public:
         }
     }
 
-    // After the last chunk: records that stated their CRC themselves have it.
+    // After the last chunk: what stated a CRC before the data, where no pass comes back to, has it.
     [[nodiscard]] Result<void> check() const {
         for (std::size_t i = 0; i < crcs_.size(); ++i) {
             const torchfile::Record& record = directory_.records[i];
+            RETURN_IF_ERROR(torchfile::check_crc_may_be_filled(record, crcs_[i]));
             if (record.descriptor_crc_offset != 0 || record.crc == crcs_[i]) continue;
             return make_error(ErrorKind::kCorrupt, "record '{}' has CRC {:08x} and states {:08x}",
                               record.name, crcs_[i], record.crc);

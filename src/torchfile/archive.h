@@ -66,6 +66,8 @@ struct Record {
     std::string name;  // with the root folder: "archive/data/0"; control characters are escaped
     Extent data;
     std::uint32_t crc = 0;
+    // In the local header, before the data. Not 0 or all ones: it stands whatever the others say.
+    std::uint32_t header_crc = 0;
     std::uint64_t central_crc_offset = 0;  // of the 4-byte CRC in the central directory
     std::uint64_t descriptor_crc_offset =
         0;  // of the one in the data descriptor; 0 if there is none
@@ -91,7 +93,11 @@ struct Directory {
 [[nodiscard]] Result<std::optional<std::size_t>> first_damaged_record(const ByteSource& source,
                                                                       const Directory& directory);
 
-// Computes every CRC and writes it into descriptor and directory.
+// Whether a record whose bytes have this CRC may be given it in descriptor and directory: kCorrupt
+// if its header, which is not written to, states another one.
+Result<void> check_crc_may_be_filled(const Record& record, std::uint32_t crc);
+
+// Computes every CRC and writes it into descriptor and directory. On an error nothing was written.
 Result<void> fill_crcs(std::span<std::byte> image);
 
 struct Archive {

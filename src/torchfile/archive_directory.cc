@@ -277,9 +277,13 @@ Result<std::size_t> read_descriptor(const ByteSource& source, std::uint64_t offs
     return damaged("its data descriptor contradicts the directory");
 }
 
-// The bytes of the local header before the data.
-Result<std::uint64_t> read_local_header(const ByteSource& source, const Entry& entry,
-                                        std::uint64_t limit) {
+struct LocalHeader {
+    std::uint64_t bytes = 0;  // before the data
+    std::uint32_t crc = 0;
+};
+
+Result<LocalHeader> read_local_header(const ByteSource& source, const Entry& entry,
+                                      std::uint64_t limit) {
     if (entry.header_offset > limit || limit - entry.header_offset < zip::kLocalBytes) {
         return damaged("its header lies beyond the directory");
     }
@@ -311,19 +315,20 @@ Result<std::uint64_t> read_local_header(const ByteSource& source, const Entry& e
                                agrees(packed_bytes, entry.bytes, has_descriptor) &&
                                agrees(bytes, entry.bytes, has_descriptor);
     if (!is_consistent) return damaged("its header contradicts the directory");
-    return header_bytes;
+    return LocalHeader{.bytes = header_bytes, .crc = zip::load32(*fixed, 14)};
 }
 
 Result<RecordAndEnd> read_record(const ByteSource& source, const Entry& entry,
                                  std::uint64_t limit) {
-    auto header_bytes = read_local_header(source, entry, limit);
-    if (!header_bytes) return std::move(header_bytes).error();
-    const std::uint64_t data_offset = entry.header_offset + *header_bytes;
+    auto header = read_local_header(source, entry, limit);
+    if (!header) return std::move(header).error();
+    const std::uint64_t data_offset = entry.header_offset + header->bytes;
     if (entry.bytes > limit - data_offset) return damaged("its data reach beyond the directory");
     const std::uint64_t data_end = data_offset + entry.bytes;
     Record record{.name = escaped(entry.name),
                   .data = {.offset = data_offset, .bytes = entry.bytes},
                   .crc = entry.crc,
+                  .header_crc = header->crc,
                   .central_crc_offset = entry.crc_offset};
     std::uint64_t end = data_end;
     if ((entry.flags & zip::kHasDescriptor) != 0) {
@@ -352,6 +357,12 @@ Result<void> check_names(const std::vector<Entry>& entries, std::string_view fol
 }
 
 }  // namespace
+
+Result<void> check_crc_may_be_filled(const Record& record, std::uint32_t crc) {
+    if (agrees(record.header_crc, crc, record.descriptor_crc_offset != 0)) return {};
+    return damaged("record '{}' has CRC {:08x} and states {:08x} in its header", record.name, crc,
+                   record.header_crc);
+}
 
 Result<Directory> read_directory(const ByteSource& source) {
     RETURN_IF_ERROR(refuse_other_formats(source));

@@ -106,15 +106,20 @@ Result<std::optional<std::size_t>> first_damaged_record(const ByteSource& source
 Result<void> fill_crcs(std::span<std::byte> image) {
     auto directory = read_directory(MemorySource(image));
     if (!directory) return std::move(directory).error();
+    std::vector<std::uint32_t> crcs;
+    crcs.reserve(directory->records.size());
     for (const Record& record : directory->records) {
         if (record.descriptor_crc_offset == 0) {
             return make_error(ErrorKind::kUnsupported,
                               "record '{}' has no data descriptor to put its CRC into",
                               record.name);
         }
-        const std::uint32_t crc = crc32(image.subspan(record.data.offset, record.data.bytes));
-        zip::store32(image, record.descriptor_crc_offset, crc);
-        zip::store32(image, record.central_crc_offset, crc);
+        crcs.push_back(crc32(image.subspan(record.data.offset, record.data.bytes)));
+        RETURN_IF_ERROR(check_crc_may_be_filled(record, crcs.back()));
+    }
+    for (std::size_t i = 0; i < crcs.size(); ++i) {
+        zip::store32(image, directory->records[i].descriptor_crc_offset, crcs[i]);
+        zip::store32(image, directory->records[i].central_crc_offset, crcs[i]);
     }
     return {};
 }

@@ -167,6 +167,25 @@ TEST(Commit, RecordsThatStateTheirCrcThemselvesMustStateTheRightOne) {
     EXPECT_EQ(newest_valid(disk), 42u);
 }
 
+TEST(Commit, AHeaderThatStatesAnotherCrcThanItsRecordHasIsNeverMadeDurable) {
+    FakeFileSystem disk = disk_holding_41();
+    auto image = sample_image(100, 7);
+    const auto directory = torchfile::read_directory(MemorySource(image));
+    ASSERT_TRUE(directory.has_value());
+    // In the local header of the first record and in the directory: they agree, and are wrong.
+    for (const std::uint64_t at :
+         {std::uint64_t{14}, directory->records.front().central_crc_offset}) {
+        std::memcpy(image.data() + at, "\x01\x02\x03\x04", 4);
+    }
+
+    const auto bad =
+        commit(disk, "/ckpt", sample_manifest(42, 42), {{.rank = Rank{0}, .bytes = image}});
+
+    ASSERT_FALSE(bad.has_value());
+    EXPECT_THAT(bad.error().text(), HasSubstr("states 04030201 in its header"));
+    EXPECT_EQ(newest_valid(disk), 41u);
+}
+
 TEST(Commit, NeverReplacesACheckpointOfTheSameName) {
     FakeFileSystem disk = disk_holding_41();
 
