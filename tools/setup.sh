@@ -8,8 +8,8 @@ packages=(
     libisal-dev libxxhash-dev libexpected-dev libsystemd-dev libcpp-httplib-dev zlib1g-dev
     libtorch-dev dataset-fashion-mnist
     libgtest-dev libgmock-dev
-    python3 python3-dev python3-venv python3-pytest python3-torch python3-xxhash python3-yaml python3-jsonschema
-    unzip procps shellcheck clang clang-format clang-tidy
+    python3 python3-dev python3-venv python3-pytest python3-pytest-xdist python3-torch python3-xxhash python3-yaml python3-jsonschema
+    unzip procps shellcheck clang clang-format clang-tidy gcovr
 )
 
 missing=()
