@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +46,8 @@ class Pair:
         return [*begin, *words]
 
 
-@pytest.fixture(params=["2.15", "1.13"])
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+@pytest.fixture(scope="session", params=["2.15", "1.13"])
+def pair(request: pytest.FixtureRequest) -> Pair:
     if request.param == "2.15":
         torch2_bin = Path(os.environ.get("PAWL_TORCH2_BIN", ROOT / "build-torch2" / "bin"))
         found = Pair(torch2_python(), torch2_bin / "supervised_training")
@@ -62,7 +61,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         check=False,
     )
     assert said.stdout.startswith(request.param), f"{found.python}: {said.stdout}{said.stderr}"
-    yield found
+    return found
 
 
 def losses_of(path: Path) -> dict[int, dict[str, float]]:
@@ -118,7 +117,8 @@ def test_an_order_that_the_other_language_can_not_know_is_said(tmp_path: Path, p
     """A DataLoader that shuffles by itself: no daemon is needed to see that."""
     example = ROOT / "examples" / "python" / "four_lines.py"
     small = ["--samples", "640", "--epochs", "1", "--workers", "0"]
-    subprocess.run([pair.python, str(example), *small], cwd=tmp_path, check=True, capture_output=True)
+    quick = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([pair.python, str(example), *small], cwd=tmp_path, check=True, capture_output=True, env=quick)
 
     refused = subprocess.run(
         pair.command("cpp", "adam", "+1", "losses"), cwd=tmp_path, capture_output=True, text=True, check=False
