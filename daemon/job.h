@@ -7,6 +7,7 @@
 // it sees its result.
 #pragma once
 
+#include "adopt/adopter.h"
 #include "base/clock.h"
 #include "base/file_lock.h"
 #include "base/file_system.h"
@@ -110,6 +111,7 @@ private:
         WallTime started;
         std::string cause;
         std::map<std::uint64_t, WallTime> asked;  // when each request was first published
+        std::string resume_path;                  // of an adopted file that is in its place
     };
 
     // job.cc: policy and its actions
@@ -130,6 +132,7 @@ private:
 
     // job_launch.cc: ranks as processes
     void launch(Incarnation number);
+    void journal_then_spawn(Incarnation number);
     void spawn_ranks(Incarnation number);
     void skip_ranks(Incarnation number);
     Result<void> spawn_rank(RankHolder& rank, const RankEnvironment& environment);
@@ -141,6 +144,19 @@ private:
     void put_incarnation(journal::IncarnationState state);
     void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
     [[nodiscard]] std::vector<pid_t> pids() const;
+
+    // job_adopt.cc: scripts that are not changed
+    [[nodiscard]] bool is_adopting() const { return !config_.checkpoint.adopt.empty(); }
+    [[nodiscard]] bool waits_for_verdict() const;
+    void choose_then_spawn(Incarnation number);
+    void prepared(Incarnation number, const adopt::Prepared& prepared);
+    [[nodiscard]] std::vector<std::string> command_of(Rank rank) const;
+    void begin_adopting();
+    [[nodiscard]] adopt::Context adopt_context() const;
+    void saved_files_may_have_changed();
+    void look_at_saved_files();
+    void look_for_the_last_time(Incarnation number);
+    void looked(const adopt::Looked& looked);
 
     // job_session.cc: who may speak as which rank
     void received(staging::SessionId session, const staging::RankMessage& message);
@@ -224,6 +240,17 @@ private:
     Timer suspect_timer_;
     bool is_scrubbing_ = false;
     std::vector<checkpoint::CheckpointName> suspects_;
+
+    // Null until files are adopted. The watches outlive their watcher.
+    struct Adoption {
+        adopt::Watches watches;
+        std::unique_ptr<FdWatcher> watcher;
+        std::unique_ptr<adopt::Adopter> adopter;  // of the checkpoint worker
+        std::vector<adopt::Pattern> patterns;
+        bool is_looking = false;
+        bool looks_again = false;
+    };
+    std::unique_ptr<Adoption> adoption_;
 
     // For status and journal.
     std::optional<WallTime> scrubbed_;

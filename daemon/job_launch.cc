@@ -58,6 +58,7 @@ void JobRunner::launch(Incarnation number) {
         rank.rank = Rank{i};
         rank.output_path = join_path(config_.output_directory, fmt::format("rank-{:05}.log", i));
     }
+    if (waits_for_verdict()) return choose_then_spawn(number);
     // Both at once: ranks import and build while checkpoints are verified, and wait in `attach`.
     // The policy is taken along: a reload may change the configuration meanwhile.
     checkpoint_worker_.post([this, number, retention = retention_of(config_.checkpoint)] {
@@ -72,6 +73,10 @@ void JobRunner::launch(Incarnation number) {
         services_.loop.post(
             [this, number, choice] { verdict_reached(number, std::move(*choice)); });
     });
+    journal_then_spawn(number);
+}
+
+void JobRunner::journal_then_spawn(Incarnation number) {
     services_.journal_worker.post(
         [this, number,
          record = journal::IncarnationRecord{.incarnation = number, .started = launch_->started}] {
@@ -139,7 +144,7 @@ Result<void> JobRunner::spawn_rank(RankHolder& rank, const RankEnvironment& envi
         base.push_back(name + variable.second);
     }
     auto spawned =
-        services_.processes.spawn({.command = config_.command,
+        services_.processes.spawn({.command = command_of(rank.rank),
                                    .environment = environment_of(environment, rank.rank, base),
                                    .working_directory = config_.working_directory,
                                    .output_path = rank.output_path});
@@ -217,7 +222,8 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
                "no valid checkpoint is left though there were some; beginning again at step 0 as "
                "configured");
     }
-    if (choice->chosen && choice->chosen->world_size != config_.ranks) {
+    if (choice->chosen && !choice->chosen->is_adopted() &&
+        choice->chosen->world_size != config_.ranks) {
         happened(supervisor::ResumeRefused{
             .incarnation = number,
             .exit_code = supervisor::kExitNoValidCheckpoint,
@@ -314,7 +320,7 @@ void JobRunner::check_gone(Incarnation number) {
         rank.session.reset();
         drop_arenas(rank.take_arenas());
     }
-    happened(supervisor::RanksGone{.incarnation = number});
+    look_for_the_last_time(number);
 }
 
 // Kills each and calls back, through the loop, whenever one of them has ended. leftovers_ holds

@@ -49,6 +49,7 @@ void JobRunner::settle(std::function<void()> done) {
     leftovers_.clear();
     server_.reset();
     stop_scrubbing();
+    if (adoption_) adoption_->watcher.reset();
     settle_round(kRounds, done);
 }
 

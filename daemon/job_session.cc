@@ -93,6 +93,10 @@ std::string JobRunner::why_refused(staging::SessionId session, const staging::He
         hello.incarnation != launch_->number) {
         return fmt::format("incarnation {} is not running", hello.incarnation);
     }
+    if (is_adopting()) {
+        return "this job keeps the files that its script saves itself (checkpoint.adopt), and a "
+               "script that attaches needs none of that: leave out --adopt";
+    }
     if (hello.world_size != launch_->ranks.size()) {
         return fmt::format(
             "it takes the world size for {}, the job has {} ranks: its WORLD_SIZE "
@@ -134,6 +138,17 @@ void JobRunner::send_verdict(RankHolder& rank) {
     const auto& verdict = *launch_->verdict;
     staging::Resume resume;
     UniqueFd file;
+    if (verdict.chosen && verdict.chosen->is_adopted()) {
+        happened(supervisor::ResumeRefused{
+            .incarnation = launch_->number,
+            .exit_code = supervisor::kExitNoValidCheckpoint,
+            .why =
+                fmt::format("checkpoint '{}' holds what a script saved itself (checkpoint.adopt) "
+                            "and no state of ranks that attach. Give the job another checkpoint "
+                            "directory; its files are there to be loaded",
+                            verdict.path)});
+        return;
+    }
     if (verdict.chosen) {
         resume = {.sequence = verdict.chosen->sequence,
                   .step = verdict.chosen->step,

@@ -102,6 +102,18 @@ void add_run(CLI::App& app, Words& words) {
     run->add_option("--keep-best", options.keep_best,
                     "also the best by METRIC:min or METRIC:max, or the N best: loss:min:3");
     run->add_option("--keep-bytes", options.keep_bytes, "all of them together: 500MB, 10GiB");
+    run->add_option("--adopt", options.adopt,
+                    "a file that the command saves itself, such as checkpoint.pth, or a pattern: "
+                    "each version becomes a checkpoint, the newest one is put back before a start; "
+                    "may be repeated")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->expected(1)
+        ->allow_extra_args(false);
+    run->add_option("--on-resume", options.on_resume,
+                    "added to the command if there is something to resume from: '--resume "
+                    "{checkpoint}'");
+    run->add_option("--on-fresh", options.on_fresh,
+                    "added to the command if there is nothing to resume from");
     run->add_option("--max-restarts", options.restarts_max, "without progress, in an hour")
         ->capture_default_str();
     run->add_option("--grace", options.grace, "from SIGTERM to SIGKILL")->capture_default_str();

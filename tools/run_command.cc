@@ -2,6 +2,7 @@
 #include "tools/run_command.h"
 
 #include "base/file_system.h"
+#include "config/arguments.h"
 #include "config/config.h"
 #include "config/size.h"
 #include "daemon/daemon.h"
@@ -11,6 +12,7 @@
 #include <charconv>
 #include <filesystem>
 #include <string_view>
+#include <tuple>
 
 namespace pawl::tools {
 namespace {
@@ -92,6 +94,14 @@ Result<config::JobConfig> job_of(const RunOptions& options, const std::string& s
         job.checkpoint.cadence.every_time = std::chrono::minutes{10};
     }
     RETURN_IF_ERROR(set_retention(options, job.checkpoint));
+    job.checkpoint.adopt = options.adopt;
+    for (const auto& [option, text, words] :
+         {std::tuple{"--on-resume", &options.on_resume, &job.on_resume},
+          std::tuple{"--on-fresh", &options.on_fresh, &job.on_fresh}}) {
+        auto split = config::split_words(*text);
+        if (!split) return Error(split.error()).while_doing("understand {} '{}'", option, *text);
+        *words = *std::move(split);
+    }
     if (options.starts_fresh)
         job.checkpoint.on_no_valid_checkpoint = config::OnNoValidCheckpoint::kStartFresh;
     job.restart.max = options.restarts_max;

@@ -24,6 +24,9 @@ struct RunOptions {
     std::optional<std::uint64_t> keep_every_steps;
     std::optional<std::string> keep_best;  // METRIC:min|max[:COUNT]
     std::optional<std::string> keep_bytes;
+    std::vector<std::string> adopt;
+    std::string on_resume;  // words, quoted as in a shell
+    std::string on_fresh;
     std::uint32_t restarts_max = 10;
     std::string grace = "30s";
     bool starts_fresh = false;  // on_no_valid_checkpoint

@@ -7,6 +7,7 @@
 #include "checkpoint/shards.h"
 #include "torchfile/archive.h"
 
+#include <algorithm>
 #include <memory>
 
 namespace pawl::checkpoint {
@@ -58,17 +59,15 @@ Result<void> write_manifest_file(FileSystem& fs, const std::string& temporary,
     return (*file)->sync_data();
 }
 
-// Order: space, data, manifest, directory, rename, parent. A crash before the rename leaves only
-// .tmp-….
-Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
-                                 const std::string& temporary, Manifest manifest,
-                                 const std::vector<RankImage>& images) {
-    RETURN_IF_ERROR(fs.create_directory(temporary));
-    crash_point("commit: temporary directory made");
-    auto files = preallocate(fs, temporary, images, manifest.tensors);
+using Files = std::vector<FileEntry>;
+
+// Steps 1 and 2 for the images of ranks. `tensors` is told what they say of their parts.
+Result<Files> write_images(FileSystem& fs, const std::string& temporary,
+                           const std::vector<RankImage>& images, ShardedTensors& tensors) {
+    auto files = preallocate(fs, temporary, images, tensors);
     if (!files) return files.error();
     crash_point("commit: files allocated");
-
+    Files entries;
     for (std::size_t i = 0; i < images.size(); ++i) {
         OpenFile& open = (*files)[i];
         auto entry = write_image(*open.file, images[i].bytes, open.directory);
@@ -77,8 +76,59 @@ Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
         RETURN_IF_ERROR(open.file->sync_data());
         crash_point("commit: data synced");
         entry->name = open.name;
-        manifest.files.push_back(std::move(*entry));
+        entries.push_back(std::move(*entry));
     }
+    return entries;
+}
+
+Result<void> copy_known(const KnownFile& known, WritableFile& file) {
+    const FileEntry& entry = known.entry;
+    std::vector<std::byte> buffer(std::min(entry.chunk_bytes, entry.bytes));
+    for (std::size_t i = 0; i < entry.chunks.size(); ++i) {
+        const std::uint64_t begin = i * entry.chunk_bytes;
+        const std::span<std::byte> chunk =
+            std::span(buffer).first(std::min(entry.chunk_bytes, entry.bytes - begin));
+        const auto read = known.source->read_at(begin, chunk);
+        if (!read && read.error().kind() != ErrorKind::kCorrupt) return read.error();
+        if (!read || xxh3_128(chunk) != entry.chunks[i])
+            return make_error(ErrorKind::kBusy, "'{}' changed while it was copied", entry.name);
+        RETURN_IF_ERROR(file.write_at(begin, chunk));
+    }
+    return {};
+}
+
+// Steps 1 and 2 for files that are kept as they are.
+Result<Files> write_known(FileSystem& fs, const std::string& temporary,
+                          const std::vector<KnownFile>& known) {
+    std::vector<std::unique_ptr<WritableFile>> open;
+    for (const KnownFile& one : known) {
+        auto file = fs.create_file(join_path(temporary, one.entry.name), one.entry.bytes);
+        if (!file) return file.error();
+        open.push_back(std::move(*file));
+    }
+    crash_point("commit: files allocated");
+    Files entries;
+    for (std::size_t i = 0; i < known.size(); ++i) {
+        RETURN_IF_ERROR(copy_known(known[i], *open[i]));
+        crash_point("commit: data written");
+        RETURN_IF_ERROR(open[i]->sync_data());
+        crash_point("commit: data synced");
+        entries.push_back(known[i].entry);
+    }
+    return entries;
+}
+
+// Order: space, data, manifest, directory, rename, parent. A crash before the rename leaves only
+// .tmp-….
+template <class Write>
+Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
+                                 const std::string& temporary, Manifest manifest,
+                                 const Write& write_files) {
+    RETURN_IF_ERROR(fs.create_directory(temporary));
+    crash_point("commit: temporary directory made");
+    auto files = write_files(temporary, manifest);
+    if (!files) return files.error();
+    manifest.files = std::move(*files);
 
     RETURN_IF_ERROR(write_manifest_file(fs, temporary, manifest));
     crash_point("commit: manifest synced");
@@ -93,11 +143,9 @@ Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
     return manifest;
 }
 
-}  // namespace
-
-Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest manifest,
-                        const std::vector<RankImage>& images) {
-    invariant(images.size() == manifest.world_size, "a commit has the image of every rank");
+template <class Write>
+Result<Manifest> commit_whole(FileSystem& fs, const std::string& directory, Manifest manifest,
+                              const Write& write_files) {
     invariant(!manifest.parent || *manifest.parent < manifest.sequence,
               "a checkpoint's sequence is above its parent's");
     invariant(manifest.files.empty(), "the files of a manifest are filled in by the commit");
@@ -106,7 +154,7 @@ Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest m
     const std::string name = to_string({.sequence = sequence, .step = manifest.step});
     const std::string temporary = join_path(directory, fmt::format("{}{}", kTemporaryPrefix, name));
 
-    auto committed = commit_in_order(fs, directory, temporary, std::move(manifest), images);
+    auto committed = commit_in_order(fs, directory, temporary, std::move(manifest), write_files);
     if (!committed) {
         // The space is wanted back at once. If even that fails, the next start sweeps it; and if
         // the rename had been done, the temporary name is gone and this removes nothing.
@@ -115,6 +163,27 @@ Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest m
             .while_doing("commit checkpoint {} of job '{}' in '{}'", sequence, job, directory);
     }
     return committed;
+}
+
+}  // namespace
+
+Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest manifest,
+                        const std::vector<RankImage>& images) {
+    invariant(images.size() == manifest.world_size, "a commit has the image of every rank");
+    return commit_whole(fs, directory, std::move(manifest),
+                        [&](const std::string& temporary, Manifest& written) {
+                            return write_images(fs, temporary, images, written.tensors);
+                        });
+}
+
+Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest manifest,
+                        const std::vector<KnownFile>& files) {
+    invariant(!files.empty() && files.size() == manifest.adopted.size(),
+              "a commit of what a script has saved has every file that it names");
+    return commit_whole(fs, directory, std::move(manifest),
+                        [&](const std::string& temporary, const Manifest&) {
+                            return write_known(fs, temporary, files);
+                        });
 }
 
 }  // namespace pawl::checkpoint

@@ -21,9 +21,19 @@ struct RankImage {
     std::span<const std::byte> bytes;  // a whole torch.save file; may be shared memory
 };
 
+// A file that is kept as it is: what is written has the digests that `entry` says, or there is no
+// commit (kBusy: it has changed since they were computed).
+struct KnownFile {
+    const ByteSource* source = nullptr;  // outlives the commit
+    FileEntry entry;                     // its name here, its size and digests
+};
+
 // `manifest` says all but the files; world_size images are given, one a rank from 0 on.
 // Returns the manifest as it was written.
 [[nodiscard]] Result<Manifest> commit(FileSystem& fs, const std::string& directory,
                                       Manifest manifest, const std::vector<RankImage>& images);
+// The same of files that a script has saved; `manifest.adopted` names them, in their order.
+[[nodiscard]] Result<Manifest> commit(FileSystem& fs, const std::string& directory,
+                                      Manifest manifest, const std::vector<KnownFile>& files);
 
 }  // namespace pawl::checkpoint

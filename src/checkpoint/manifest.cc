@@ -13,13 +13,14 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<std::pair<Reason, std::string_view>, 6> kReasons = {{
+constexpr std::array<std::pair<Reason, std::string_view>, 7> kReasons = {{
     {Reason::kCadence, "cadence"},
     {Reason::kSigterm, "sigterm"},
     {Reason::kNotice, "notice"},
     {Reason::kRequest, "request"},
     {Reason::kFinal, "final"},
     {Reason::kImport, "import"},
+    {Reason::kAdopt, "adopt"},
 }};
 
 constexpr std::string_view kDigestStart = ",\n  \"digest\": \"";
@@ -73,6 +74,14 @@ json json_of(const Manifest& manifest) {
         body["files"].push_back(json_of(file));
     for (const auto& [name, tensor] : manifest.tensors)
         body["tensors"][name] = json_of(tensor);
+    if (!manifest.is_adopted()) return body;
+    body["adopted"] = json::array();
+    for (const AdoptedFile& file : manifest.adopted) {
+        body["adopted"].push_back({{"name", file.name},
+                                   {"path", file.path},
+                                   {"mode", file.mode},
+                                   {"modified_ns", file.modified_ns}});
+    }
     return body;
 }
 
@@ -145,6 +154,24 @@ Result<ShardedTensor> tensor_of(const json& entry, const std::set<std::string>& 
     return tensor;
 }
 
+Result<void> read_adopted(const json& entries, Manifest& manifest) {
+    for (const json& entry : entries) {
+        AdoptedFile file{.name = entry.at("name").get<std::string>(),
+                         .path = entry.at("path").get<std::string>(),
+                         .mode = entry.at("mode").get<std::uint32_t>() & 07777,
+                         .modified_ns = entry.at("modified_ns").get<std::int64_t>()};
+        if (file.path.empty() || file.path.find('\0') != std::string::npos) {
+            return make_error(ErrorKind::kCorrupt, "adopted file '{}' has no path", file.name);
+        }
+        manifest.adopted.push_back(std::move(file));
+    }
+    bool agrees = manifest.adopted.size() == manifest.files.size();
+    for (std::size_t i = 0; agrees && i < manifest.files.size(); ++i)
+        agrees = manifest.adopted[i].name == manifest.files[i].name;
+    if (agrees) return {};
+    return make_error(ErrorKind::kCorrupt, "its adopted files are not the files that it lists");
+}
+
 Result<Manifest> manifest_of(json& body) {
     Manifest manifest;
     manifest.job = body.at("job").get<std::string>();
@@ -186,9 +213,10 @@ Result<Manifest> manifest_of(json& body) {
             manifest.tensors.emplace(name, std::move(*tensor));
         }
     }
+    if (body.contains("adopted")) RETURN_IF_ERROR(read_adopted(body.at("adopted"), manifest));
     for (const char* known : {"format_version", "job", "sequence", "parent", "step", "epoch",
                               "world_size", "incarnation", "time_ms", "reason", "metrics",
-                              "pawl_version", "framework", "files", "tensors"}) {
+                              "pawl_version", "framework", "files", "tensors", "adopted"}) {
         body.erase(known);
     }
     manifest.unknown_fields = body.dump();

@@ -234,6 +234,17 @@ Result<Sequence> Store::next_sequence() {
 
 Result<Committed> Store::commit(Manifest manifest, const std::vector<RankImage>& images,
                                 const RetentionPolicy& retention) {
+    return commit_files(std::move(manifest), images, retention);
+}
+
+Result<Committed> Store::commit(Manifest manifest, const std::vector<KnownFile>& files,
+                                const RetentionPolicy& retention) {
+    return commit_files(std::move(manifest), files, retention);
+}
+
+template <class Files>
+Result<Committed> Store::commit_files(Manifest manifest, const Files& files,
+                                      const RetentionPolicy& retention) {
     const MonotonicTime began = clock_.monotonic_now();
     const auto sequence = next_sequence();
     if (!sequence)
@@ -241,7 +252,7 @@ Result<Committed> Store::commit(Manifest manifest, const std::vector<RankImage>&
     manifest.job = job_;
     manifest.sequence = *sequence;
     manifest.time = clock_.wall_now();
-    auto written = checkpoint::commit(fs_, directory_, std::move(manifest), images);
+    auto written = checkpoint::commit(fs_, directory_, std::move(manifest), files);
     if (!written) return written.error();
 
     // From here on the checkpoint is safe; what fails is a warning.

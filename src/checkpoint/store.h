@@ -114,6 +114,9 @@ public:
     // `sequence_floor` (the highest that the journal knows).
     [[nodiscard]] Result<Committed> commit(Manifest manifest, const std::vector<RankImage>& images,
                                            const RetentionPolicy& retention);
+    // The same of files that a script has saved; see commit.h.
+    [[nodiscard]] Result<Committed> commit(Manifest manifest, const std::vector<KnownFile>& files,
+                                           const RetentionPolicy& retention);
 
     // What the policy lets go of what is there already; nothing before something was verified.
     // Returns what went wrong.
@@ -136,6 +139,9 @@ public:
     [[nodiscard]] const std::string& directory() const { return directory_; }
 
 private:
+    template <class Files>
+    [[nodiscard]] Result<Committed> commit_files(Manifest manifest, const Files& files,
+                                                 const RetentionPolicy& retention);
     [[nodiscard]] Result<Sequence> next_sequence();
     [[nodiscard]] Result<Rejected> quarantine(const Listed& checkpoint,
                                               const Verification& verification);

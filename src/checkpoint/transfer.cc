@@ -86,11 +86,18 @@ Result<Imported> inspect_torch_file(const ByteSource& source) {
     }
     const auto archive = torchfile::read_archive(source);
     if (!archive) return archive.error();
+    return numbers_in(archive->document);
+}
+
+Imported numbers_in(const torchfile::Document& document) {
     Imported imported;
-    if (const auto* root = archive->document.root.get_if<torchfile::Dict>()) {
-        if (const auto step = whole_number(root->find("step"))) imported.step = Step{*step};
-        if (const auto epoch = whole_number(root->find("epoch"))) imported.epoch = Epoch{*epoch};
+    const auto* root = document.root.get_if<torchfile::Dict>();
+    if (root == nullptr) return imported;
+    for (const char* const key : {"step", "global_step", "iteration", "iter_num"}) {
+        const auto step = whole_number(root->find(key));
+        if (step && !imported.step) imported.step = Step{*step};
     }
+    if (const auto epoch = whole_number(root->find("epoch"))) imported.epoch = Epoch{*epoch};
     return imported;
 }
 

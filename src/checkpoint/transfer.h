@@ -4,6 +4,7 @@
 
 #include "base/file_system.h"
 #include "checkpoint/manifest.h"
+#include "torchfile/value.h"
 
 #include <optional>
 #include <string>
@@ -11,9 +12,13 @@
 namespace pawl::checkpoint {
 
 struct Imported {
-    std::optional<Step> step;  // what its keys `step` and `epoch` say, if they are whole numbers
+    // What the keys of its dict say, if they are whole numbers: `step`, or else `global_step`,
+    // `iteration` or `iter_num`; and `epoch`.
+    std::optional<Step> step;
     std::optional<Epoch> epoch;
 };
+
+[[nodiscard]] Imported numbers_in(const torchfile::Document& document);
 
 // A torch.save file that could be a rank's: its zip directory, every CRC and its pickle hold.
 [[nodiscard]] Result<Imported> inspect_torch_file(const ByteSource& source);

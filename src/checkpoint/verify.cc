@@ -215,7 +215,7 @@ Result<Verification> verify(FileSystem& fs, const std::string& path, const Verif
         if (!result.manifest) return {};
         const Manifest& manifest = *result.manifest;
         verify_name(path, manifest, result);
-        if (manifest.files.size() != manifest.world_size) {
+        if (!manifest.is_adopted() && manifest.files.size() != manifest.world_size) {
             result.damages.push_back(
                 {.file = std::string(kManifestName),
                  .text = fmt::format("it lists {} files for {} ranks", manifest.files.size(),

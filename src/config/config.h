@@ -64,6 +64,8 @@ struct CheckpointConfig {
     // Without a sign of life of a rank whose snapshot the others wait for.
     nanoseconds attempt_timeout = std::chrono::minutes{5};
     OnNoValidCheckpoint on_no_valid_checkpoint = OnNoValidCheckpoint::kStop;  // stop | start_fresh
+    // Files that the script saves itself; relative ones start at the working directory.
+    std::vector<std::string> adopt;
 
     friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
@@ -95,7 +97,10 @@ struct StopConfig {
 struct JobConfig {
     std::string name;                  // [A-Za-z0-9._-]{1,64}, not beginning with '.' or '-'
     std::vector<std::string> command;  // not empty; no shell
-    std::string working_directory;     // absolute after loading; default: the file's directory
+    // Added to the command if there is something to resume from, or nothing; see arguments.h.
+    std::vector<std::string> on_resume;
+    std::vector<std::string> on_fresh;
+    std::string working_directory;  // absolute after loading; default: the file's directory
     std::map<std::string, std::string> environment;  // added to the daemon's own; PAWL_* is refused
     std::uint32_t ranks = 1;                         // 1 to 1024
     std::string output_directory;  // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME

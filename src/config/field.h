@@ -32,6 +32,8 @@ enum class Kind {
     kText,
     kChoice,
     kWords,
+    kArguments,  // words as well, and there may be none
+    kPatterns,   // one path or a list of paths, with wildcards; taken as they are written
     kVariables,
     kMap,
     // What the loader reads itself, since it spans files and jobs:
@@ -229,6 +231,44 @@ constexpr Field<Target> words(Get, Key key) {
                     return detail::store(value.list_of_text(kWordsExpected), Get{}(target));
                 },
             .show = [](const Target& target) { return Json(Get{}(target)); },
+            .copy = detail::copy<Target, Get>};
+}
+
+template <class Target, class Get>
+constexpr Field<Target> arguments(Get, Key key) {
+    return {.key = key,
+            .type = {.kind = Kind::kArguments},
+            .read =
+                [](const Value& value, const Type&, Target& target) {
+                    return detail::store(
+                        value.list_of_text("a list of words, such as [--resume, \"{checkpoint}\"]"),
+                        Get{}(target));
+                },
+            .show =
+                [](const Target& target) {
+                    return Get{}(target).empty() ? Json() : Json(Get{}(target));
+                },
+            .copy = detail::copy<Target, Get>};
+}
+
+template <class Target, class Get>
+constexpr Field<Target> patterns(Get, Key key) {
+    return {.key = key,
+            .type = {.kind = Kind::kPatterns},
+            .read = [](const Value& value, const Type&, Target& target) -> Result<void> {
+                constexpr std::string_view kExpected =
+                    "a path or a list of paths, such as checkpoint.pth or runs/*.pth";
+                if (value.is_list())
+                    return detail::store(value.list_of_text(kExpected), Get{}(target));
+                auto one = value.text(kExpected);
+                if (!one) return one.error();
+                Get{}(target) = {*std::move(one)};
+                return {};
+            },
+            .show =
+                [](const Target& target) {
+                    return Get{}(target).empty() ? Json() : Json(Get{}(target));
+                },
             .copy = detail::copy<Target, Get>};
 }
 

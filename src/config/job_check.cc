@@ -1,6 +1,7 @@
 // The checks of a complete job (see job_check.h), and check_job() of config.h. Touches nothing.
 #include "config/job_check.h"
 
+#include "config/arguments.h"
 #include "config/keys.h"
 
 #include <algorithm>
@@ -55,6 +56,34 @@ std::optional<Problem> command_problem(const JobConfig& job) {
     }
     if (job.command.front().empty()) {
         return Problem{{"command"}, "expected a program as the first word, found ''"};
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> arguments_problem(const JobConfig& job) {
+    const std::array<std::pair<std::string, const std::vector<std::string>*>, 2> lists = {{
+        {"on_resume", &job.on_resume},
+        {"on_fresh", &job.on_fresh},
+    }};
+    for (const auto& [key, words] : lists) {
+        const auto when = key == "on_resume" ? Start::kResumed : Start::kFresh;
+        if (std::string problem = placeholder_problem(*words, when); !problem.empty())
+            return Problem{{key}, std::move(problem)};
+    }
+    return std::nullopt;
+}
+
+std::optional<Problem> adopt_problem(const JobConfig& job) {
+    for (const std::string& path : job.checkpoint.adopt) {
+        const std::size_t slash = path.find_last_of('/');
+        const std::string last = slash == std::string::npos ? path : path.substr(slash + 1);
+        const bool is_file = !last.empty() && last != "." && last != ".." && path.front() != '~' &&
+                             path.find('\0') == std::string::npos;
+        if (is_file) continue;
+        return Problem{{"checkpoint", "adopt"},
+                       fmt::format("expected the path of a file that the script saves, such as "
+                                   "checkpoint.pth or runs/*.pth, found {}",
+                                   in_quotes(path))};
     }
     return std::nullopt;
 }
@@ -135,8 +164,9 @@ std::optional<Problem> relations_problem(const JobConfig& job) {
 }  // namespace
 
 std::optional<Problem> first_problem(const JobConfig& job) {
-    constexpr std::array kChecks = {name_problem,  command_problem, environment_problem,
-                                    paths_problem, ranges_problem,  relations_problem};
+    constexpr std::array kChecks = {name_problem,        command_problem,  arguments_problem,
+                                    environment_problem, paths_problem,    adopt_problem,
+                                    ranges_problem,      relations_problem};
     for (const auto check : kChecks) {
         if (std::optional<Problem> problem = check(job)) return problem;
     }

@@ -198,6 +198,14 @@ constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
         {.name = "on_no_valid_checkpoint",
          .about = "When checkpoints exist but none is valid. `stop`: the job stops and says why. "
                   "`start_fresh`: it begins again at step 0."}),
+    patterns<JobConfig>(
+        [](auto& job) -> auto& { return job.checkpoint.adopt; },
+        {.name = "adopt",
+         .about = "Files that a script which knows nothing of pawl saves itself, with torch.save. "
+                  "Each whole version is kept as a checkpoint; before each start the newest one is "
+                  "put back. They start at the working directory and may hold `*`, `?` and "
+                  "`[…]`: such a pattern is a series, of which the newest file counts.",
+         .applies = Applies::kNextLaunch}),
 });
 
 constexpr auto kStartFields = std::to_array<Field<JobConfig>>({
@@ -248,6 +256,17 @@ constexpr auto kJobFields = std::to_array<Field<JobConfig>>({
                   "-c, \"…\"] where one should.",
          .applies = Applies::kNextLaunch,
          .required_as = kWordsExpected}),
+    arguments<JobConfig>(
+        [](auto& job) -> auto& { return job.on_resume; },
+        {.name = "on_resume",
+         .about = "Added to the command when there is something to resume from. `{checkpoint}` is "
+                  "its path: of the file that was put back (`checkpoint.adopt`), or of the rank's "
+                  "file in the newest checkpoint.",
+         .applies = Applies::kNextLaunch}),
+    arguments<JobConfig>([](auto& job) -> auto& { return job.on_fresh; },
+                         {.name = "on_fresh",
+                          .about = "Added to the command when there is nothing to resume from.",
+                          .applies = Applies::kNextLaunch}),
     path<JobConfig>([](auto& job) -> auto& { return job.working_directory; },
                     {.name = "working_directory",
                      .about = "Where the ranks start.",

@@ -72,6 +72,9 @@ std::string type_text(const Type& type) {
             return "path";
         case Kind::kChoice:
             return fmt::format("`{}`", fmt::join(type.choices, "`, `"));
+        case Kind::kPatterns:
+            return "path or list of paths, with wildcards";
+        case Kind::kArguments:
         case Kind::kWords:
             return "list of words";
         case Kind::kVariables:

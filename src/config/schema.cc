@@ -42,6 +42,12 @@ Json value_schema(const Type& type) {
             return or_variable({{"enum", type.choices}});
         case Kind::kWords:
             return {{"type", "array"}, {"minItems", 1}, {"items", any_scalar()}};
+        case Kind::kArguments:
+            return {{"type", "array"}, {"items", any_scalar()}};
+        case Kind::kPatterns: {
+            const Json path = {{"type", "string"}, {"pattern", "^[^~]"}};
+            return {{"anyOf", {path, {{"type", "array"}, {"items", path}}}}};
+        }
         case Kind::kVariables:
             return {{"type", "object"},
                     {"propertyNames", {{"pattern", kVariableNamePattern}}},

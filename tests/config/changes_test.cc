@@ -56,6 +56,15 @@ const std::map<std::string, void (*)(JobConfig&)>& alterations() {
          [](JobConfig& job) {
              job.command = {"other", "$x"};
          }},
+        {"on_resume",
+         [](JobConfig& job) {
+             job.on_resume = {"--resume", "{checkpoint}"};
+         }},
+        {"on_fresh", [](JobConfig& job) { job.on_fresh = {"--init=scratch"}; }},
+        {"checkpoint.adopt",
+         [](JobConfig& job) {
+             job.checkpoint.adopt = {"checkpoint.pth", "runs/*.pth"};
+         }},
         {"working_directory", [](JobConfig& job) { job.working_directory = "/v"; }},
         {"environment", [](JobConfig& job) { job.environment["TOKEN"] = "changed"; }},
         {"ranks", [](JobConfig& job) { job.ranks = 2; }},

@@ -218,13 +218,13 @@ TEST(Config, RefusalsNamePositionKeyAndExpectation) {
         std::string refusal;  // after "/etc/pawl/pawld.yaml:"
     };
     const std::string job_keys =
-        "command, working_directory, environment, ranks, output_directory, output_rotate_at, "
-        "checkpoint, start, restart, stop";
+        "command, on_resume, on_fresh, working_directory, environment, ranks, output_directory, "
+        "output_rotate_at, checkpoint, start, restart, stop";
     const std::string daemon_keys = "state_directory, log_level, control, include, defaults, jobs";
     const std::string checkpoint_keys =
         "directory, every, every_steps, every_epochs, keep_last, keep_every_steps, "
         "keep_every_epochs, keep_best, keep_bytes, scrub_every, attempt_timeout, "
-        "on_no_valid_checkpoint";
+        "on_no_valid_checkpoint, adopt";
     const std::string two_jobs =
         "jobs:\n"
         "  a: {command: [x], checkpoint: {directory: /ckpt}}\n"

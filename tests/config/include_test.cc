@@ -266,10 +266,12 @@ TEST(Defaults, ThatAreWrongAreNamedWhereTheyStand) {
          "1:19: key 'defaults.ranks': expected a whole number from 1 to 1024, found '0'"},
         {"{rank: 1}",
          "1:12: unknown key 'defaults.rank'; did you mean 'ranks'? Known keys here: command, "
-         "working_directory, environment, ranks, output_directory, output_rotate_at, checkpoint, "
+         "on_resume, on_fresh, working_directory, environment, ranks, output_directory, "
+         "output_rotate_at, checkpoint, "
          "start, restart, stop"},
         {"[]",
-         "1:11: key 'defaults': expected a map with the keys command, working_directory, "
+         "1:11: key 'defaults': expected a map with the keys command, on_resume, on_fresh, "
+         "working_directory, "
          "environment, ranks, output_directory, output_rotate_at, checkpoint, start, restart, "
          "stop, found "
          "an empty list"},

@@ -19,6 +19,7 @@ from conftest import (
     read_losses,
     wait_for,
 )
+from test_adopt import ADOPT_POINTS, PUT_BACK_POINTS
 from test_checkpoints import EXPORT_POINTS, PIN_POINTS, ROLLBACK_POINTS
 
 COMMIT_POINTS = [
@@ -47,7 +48,9 @@ def test_every_crash_point_of_the_source_is_died_at_in_a_test() -> None:
 
     named = {name for path in sources for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())}
 
-    assert named == {*COMMIT_POINTS, *START_POINTS, *SNAPSHOT_POINTS, *QUARANTINE_POINTS, *BY_HAND_POINTS}
+    of_adoption = {*ADOPT_POINTS, *PUT_BACK_POINTS}  # test_adopt.py
+    of_the_rest = {*COMMIT_POINTS, *START_POINTS, *SNAPSHOT_POINTS, *QUARANTINE_POINTS, *BY_HAND_POINTS}
+    assert named == of_the_rest | of_adoption
 
 
 def another_rank(place: Place, killed: set[int], step: int) -> int | None:

@@ -20,12 +20,15 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "supervisor": {"base"},
     "control": {"base"},
     "checkpoint": {"base", "torchfile", "staging"},
+    "adopt": {"base", "torchfile", "checkpoint"},
     "client": {"base", "torchfile", "staging", "checkpoint", "pawl"},
     "torch": {"base", "torchfile", "pawl"},
 }
 
 # Files that decide and do nothing: no clock, no file, no thread, no event loop, no log.
 CORE = [
+    "adopt/pattern",
+    "adopt/plan",
     "supervisor/job_policy",
     "checkpoint/barrier",
     "checkpoint/cadence",

@@ -1,0 +1,142 @@
+// Adopter: what a script saves, kept as checkpoints of its job.
+//
+// While the script runs, look() turns each whole version that is new into a checkpoint. Before it
+// starts, prepare() keeps what is newer than the newest checkpoint, and puts the newest version of
+// each file back where it is missing, torn or old. A checkpoint holds one version of each pattern:
+// of a series the newest, of a file that is just being written the one before.
+//
+// Used on the thread of its Store, which commits, retains and quarantines as ever. Blocks.
+#pragma once
+
+#include "adopt/examine.h"
+#include "adopt/pattern.h"
+#include "adopt/place.h"
+#include "adopt/plan.h"
+#include "adopt/watches.h"
+#include "checkpoint/store.h"
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace pawl::adopt {
+
+struct Settings {
+    std::vector<std::string> patterns;
+    std::string working_directory;  // absolute
+
+    friend bool operator==(const Settings&, const Settings&) = default;
+};
+
+// What a commit needs to know beside the files.
+struct Context {
+    checkpoint::Manifest manifest;  // world size, incarnation, parent, versions
+    checkpoint::RetentionPolicy retention;
+};
+
+enum class Gravity { kInfo, kWarning };
+
+struct Note {
+    Gravity gravity = Gravity::kInfo;
+    std::string text;
+};
+
+struct Looked {
+    std::optional<checkpoint::Committed> committed;
+    std::optional<Error> failed;           // no checkpoint was made of what is new
+    std::vector<Note> notes;               // said once
+    std::vector<std::string> final_paths;  // where symlinks lead: watched as well
+};
+
+struct Prepared {
+    Looked looked;
+    // Where what the script is to resume from is; empty: there is nothing.
+    std::string resume_path;
+    std::optional<Error>
+        impossible;  // it must not start: it would begin again, or find a torn file
+};
+
+class Adopter {
+public:
+    // All outlive the adopter.
+    Adopter(FileSystem& fs, checkpoint::Store& store, Watches& watches)
+        : fs_(fs), store_(store), watches_(watches) {}
+
+    // `choice` is what the store has chosen; a version that is newer becomes the choice.
+    // Nothing that writes the files runs.
+    [[nodiscard]] Prepared prepare(const Settings& settings, checkpoint::Choice& choice,
+                                   const Context& context);
+    [[nodiscard]] Looked look(const Context& context);
+
+private:
+    struct Found {
+        std::string path;   // as the pattern names it
+        std::string final;  // where symlinks lead
+        Facts facts;
+    };
+    struct Seen {
+        Facts facts;
+        Wholeness wholeness = Wholeness::kAbsent;
+    };
+    // A version that is to be in the next checkpoint.
+    struct Member {
+        std::string path;
+        std::string final;
+        Examined examined;
+    };
+    // A version that a checkpoint has.
+    struct Version {
+        const checkpoint::AdoptedFile* file = nullptr;
+        const checkpoint::FileEntry* entry = nullptr;
+    };
+    struct Place {
+        std::size_t pattern = 0;
+        Found found;
+        bool is_there = false;
+        Examined examined;
+    };
+
+    // Newest first for a series.
+    [[nodiscard]] Result<std::vector<Found>> find(const Pattern& pattern, Looked& looked);
+    Result<void> find_below(const Pattern& pattern, std::size_t depth, const std::string& directory,
+                            std::vector<Found>& found, Looked& looked);
+    void add_file(const std::string& path, std::vector<Found>& found, Looked& looked);
+    [[nodiscard]] std::optional<Member> newest_of(std::size_t pattern, Looked& looked);
+    void say_foreign(const std::string& path, const std::string& why, Looked& looked);
+    [[nodiscard]] std::size_t pattern_of_path(const std::string& path) const;
+
+    void commit(const std::map<std::size_t, Member>& changed, const Context& context,
+                Looked& looked);
+    [[nodiscard]] Version newest_version(std::size_t pattern) const;
+    [[nodiscard]] Version newest_version(const std::string& path) const;
+    void number(const std::map<std::size_t, Member>& changed, checkpoint::Manifest& manifest) const;
+
+    [[nodiscard]] std::vector<Place> places(Prepared& prepared);
+    [[nodiscard]] Content content_of(const Place& place);
+    [[nodiscard]] bool is_in(const std::vector<checkpoint::Manifest>& manifests,
+                             const checkpoint::FileEntry& entry, const std::string& path) const;
+    void settle(const Place& place, Content content, Prepared& prepared);
+    void read_others();
+    [[nodiscard]] Result<std::string> put_back_version(const Place& place, std::string_view aside,
+                                                       std::string& from);
+
+    FileSystem& fs_;
+    checkpoint::Store& store_;
+    Watches& watches_;
+    Settings settings_;
+    std::vector<Pattern> patterns_;
+    std::optional<checkpoint::Manifest> newest_;  // checkpoint with adopted files
+    std::string newest_path_;
+    std::map<std::string, Seen> seen_;  // by path: as it was when it was last looked at
+    std::map<std::string, checkpoint::Imported> numbers_;  // by path, of the newest versions
+    std::set<std::string> said_;
+    // Of the directory, for one prepare(): other checkpoints with adopted files, newest first.
+    std::vector<checkpoint::Manifest> older_;
+    std::vector<std::string> older_paths_;
+    std::vector<checkpoint::Manifest> abandoned_;
+};
+
+}  // namespace pawl::adopt
