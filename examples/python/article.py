@@ -10,22 +10,24 @@ import torch
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=5)
-parser.add_argument("--hidden", type=int, default=64)
+parser.add_argument("--hidden", type=int, default=256)
 options = parser.parse_args()
 
 PATH = "checkpoint.pth"
 
 torch.manual_seed(0)
-inputs = torch.randn(512, 16)
-targets = (inputs.sum(dim=1, keepdim=True) > 0).float()
+inputs = torch.randn(1024, 64)
+targets = torch.sin(inputs.sum(dim=1, keepdim=True))
 
 model = torch.nn.Sequential(
-    torch.nn.Linear(16, options.hidden),
+    torch.nn.Linear(64, options.hidden),
+    torch.nn.ReLU(),
+    torch.nn.Linear(options.hidden, options.hidden),
     torch.nn.ReLU(),
     torch.nn.Linear(options.hidden, 1),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-criterion = torch.nn.BCEWithLogitsLoss()
+criterion = torch.nn.MSELoss()
 
 start_epoch = 0
 if os.path.exists(PATH):

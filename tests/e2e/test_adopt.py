@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, ROOT, Ended, Place, a_seed, processes_of, wait_for
+from conftest import DEADLINE_S, ROOT, Ended, Place, a_seed, wait_for
 from faults import FAULTS, TRAINER, Fault, calls_in
 
 PYTHON = os.environ.get("PAWL_PYTHON", "/usr/bin/python3")
 ARTICLE = [PYTHON, str(ROOT / "examples" / "python" / "article.py")]
-EPOCHS = 12
+EPOCHS = 30
 # Of a later test's crash points.
 ADOPT_POINTS = ["adopt: examined", "adopt: committed"]
 PUT_BACK_POINTS = ["put back: written", "put back: set aside", "put back: renamed"]
@@ -55,6 +56,11 @@ def running_rank(place: Place, known: set[int]) -> int | None:
     job = place.job()
     pid = int(job["ranks"][0]["pid"]) if job and job["ranks"] else 0
     return pid if pid and pid not in known else None
+
+
+def epochs_said(place: Place) -> int:
+    log = place.state / "logs" / "rank-00000.log"
+    return log.read_text().count("epoch ") if log.exists() else 0
 
 
 def manifests(place: Place) -> list[dict[str, object]]:
@@ -99,15 +105,15 @@ def test_the_articles_script_killed_ten_times_also_while_it_saves_ends_as_if_und
         pid = wait_for(lambda: running_rank(place, known), "the next incarnation")
         known.add(pid)
         if not at:
-            # Anywhere: in its imports, in an epoch, or in a save as well.
-            subprocess.run(["sleep", f"{chance.uniform(0, 2):.3f}"], check=True)
-            if daemon.poll() is None and pid in processes_of(place.path):
-                os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: daemon.poll() is not None or running_rank(place, known), "that one's end")  # noqa: B023
+            # Anywhere: in its imports, or some moments after one or two of its epochs.
+            wanted = epochs_said(place) + chance.randint(0, 2)
+            wait_for(lambda: epochs_said(place) >= wanted, "an epoch")  # noqa: B023
+            select.select([], [], [], chance.uniform(0, 0.1))
+            os.kill(pid, signal.SIGKILL)
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert ended.output.count("was killed by SIGKILL") >= 5
+    assert ended.output.count("was killed by SIGKILL") == 10
     assert "was torn while it was saved" in ended.output
     assert (place.path / "weights.pth").read_bytes() == weights
     assert place.pawl("checkpoints", "verify").code == 0
