@@ -55,6 +55,28 @@ TEST(Manifest, IsReadAsItWasWritten) {
     EXPECT_EQ(*read, manifest);
 }
 
+TEST(Manifest, SaysWhereAdoptedFilesBelong) {
+    Manifest manifest = full_manifest();
+    manifest.reason = Reason::kAdopt;
+    manifest.files[0].name = "c.pth";
+    manifest.adopted = {
+        {.name = "c.pth", .path = "out/c.pth", .mode = 0640, .modified_ns = 1795517672262000001}};
+
+    const auto read = read_manifest(write_manifest(manifest));
+
+    ASSERT_TRUE(read.has_value()) << read.error().text();
+    EXPECT_EQ(*read, manifest);
+}
+
+TEST(Manifest, IsRefusedIfItsAdoptedFilesAreOthersThanItLists) {
+    Manifest manifest = full_manifest();
+    manifest.adopted = {{.name = "c.pth", .path = "c.pth"}};
+    EXPECT_EQ(read_manifest(write_manifest(manifest)).error().kind(), ErrorKind::kCorrupt);
+
+    manifest.adopted = {{.name = manifest.files[0].name, .path = ""}};
+    EXPECT_EQ(read_manifest(write_manifest(manifest)).error().kind(), ErrorKind::kCorrupt);
+}
+
 TEST(Manifest, KeepsFieldsThatItDoesNotKnow) {
     const std::string text =
         with_digest(replaced(body_of(write_manifest(full_manifest())), "{", "{\"mood\": [1],"));

@@ -122,7 +122,7 @@ def test_the_articles_script_killed_ten_times_also_while_it_saves_ends_as_if_und
 
 # ---- smaller scripts, which save in torch's format without torch ----
 
-SAVER = '''
+SAVER = """
 import os, pickle, shutil, sys, time, zipfile
 
 def save(path, pad=1000, **values):
@@ -143,7 +143,7 @@ def say(text):
 def wait_for(path):
     while not os.path.exists(path):
         time.sleep(0.005)
-'''
+"""
 # Counts epochs and goes on where its file says.
 COUNTER = """
 start = 0

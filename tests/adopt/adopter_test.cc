@@ -1,0 +1,311 @@
+// Versions that a script saves: which are whole, which become checkpoints, what is put back.
+#include "adopt/adopter.h"
+
+#include "base/clock.h"
+#include "tests/checkpoint/sample.h"
+#include "tests/fakes/temporary_directory.h"
+#include "torchfile/archive.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace pawl::adopt {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using Bytes = std::vector<std::byte>;
+
+// As torch.save writes it: with its CRCs. Its key `step` is the seed.
+Bytes version(unsigned seed, std::uint64_t bytes = 64) {
+    Bytes image = checkpoint::sample_image(bytes, seed);
+    EXPECT_TRUE(torchfile::fill_crcs(image));
+    return image;
+}
+
+void write(const std::string& path, const Bytes& bytes) {
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file.write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    ASSERT_TRUE(file.flush());
+}
+
+Bytes read(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    const auto bytes = std::as_bytes(std::span(text));
+    return {bytes.begin(), bytes.end()};
+}
+
+Bytes half(const Bytes& bytes) {
+    return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(bytes.size() / 2)};
+}
+
+struct Script {
+    fakes::TemporaryDirectory place;
+    std::unique_ptr<FileSystem> fs = make_posix_file_system();
+    SystemClock clock;
+    checkpoint::NoLedger ledger;
+    checkpoint::Store store{*fs, clock, ledger, place.path() + "/ckpt", "lm"};
+    Watches watches = std::move(*Watches::make());
+    Adopter adopter{*fs, store, watches};
+    Settings settings{.working_directory = place.path()};
+    Context context{.retention = {.keep_last = 100}};
+
+    explicit Script(std::vector<std::string> patterns) {
+        settings.patterns = std::move(patterns);
+        EXPECT_TRUE(store.open());
+    }
+    [[nodiscard]] std::string path(const std::string& name) const {
+        return place.path() + "/" + name;
+    }
+    Prepared start() {
+        auto choice = store.choose();
+        EXPECT_TRUE(choice.has_value());
+        Prepared prepared = adopter.prepare(settings, *choice, context);
+        EXPECT_FALSE(prepared.impossible) << prepared.impossible->text();
+        return prepared;
+    }
+    Looked look() { return adopter.look(context); }
+    [[nodiscard]] std::vector<std::string> hidden() const {
+        std::vector<std::string> names;
+        for (const auto& entry : std::filesystem::directory_iterator(place.path())) {
+            if (entry.path().filename().string().starts_with('.'))
+                names.push_back(entry.path().filename().string());
+        }
+        std::ranges::sort(names);
+        return names;
+    }
+};
+
+TEST(Examine, CallsNoFileWholeThatWasCutAnywhere) {
+    const fakes::TemporaryDirectory place;
+    const auto fs = make_posix_file_system();
+    const std::string path = place.path() + "/c.pth";
+    const Bytes whole = version(7);
+
+    for (std::size_t bytes = 0; bytes < whole.size(); ++bytes) {
+        write(path, {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(bytes)});
+        const auto examined = examine(*fs, path);
+
+        ASSERT_TRUE(examined.has_value()) << examined.error().text();
+        ASSERT_EQ(examined->wholeness, Wholeness::kTorn) << "cut after " << bytes;
+    }
+    write(path, whole);
+    const auto examined = examine(*fs, path);
+    ASSERT_EQ(examined->wholeness, Wholeness::kWhole) << examined->why;
+    EXPECT_EQ(examined->numbers.step, pawl::Step{7});
+    EXPECT_EQ(examined->entry.bytes, whole.size());
+    EXPECT_THAT(examined->entry.chunks, ElementsAre(xxh3_128(whole)));
+}
+
+TEST(Examine, FindsEachFlippedByteOfARecord) {
+    const fakes::TemporaryDirectory place;
+    const auto fs = make_posix_file_system();
+    const std::string path = place.path() + "/c.pth";
+    const Bytes whole = version(7);
+    const auto directory = torchfile::read_directory(MemorySource(whole));
+    ASSERT_TRUE(directory.has_value());
+
+    for (const torchfile::Record& record : directory->records) {
+        for (std::uint64_t i = 0; i < record.data.bytes; i += 3) {
+            Bytes damaged = whole;
+            damaged[record.data.offset + i] ^= std::byte{4};
+            write(path, damaged);
+            const auto examined = examine(*fs, path);
+
+            ASSERT_EQ(examined->wholeness, Wholeness::kTorn) << record.name << " at " << i;
+            EXPECT_THAT(examined->why, HasSubstr(record.name));
+        }
+    }
+}
+
+TEST(Examine, ReadsAFileOfManyChunksAsOneOfOne) {
+    const fakes::TemporaryDirectory place;
+    const auto fs = make_posix_file_system();
+    const std::string path = place.path() + "/c.pth";
+    Bytes whole = version(7, 3 * checkpoint::kChunkBytes / 2);
+
+    write(path, whole);
+    EXPECT_EQ(examine(*fs, path)->wholeness, Wholeness::kWhole);
+    EXPECT_EQ(examine(*fs, path)->entry.chunks.size(), 4u);
+    whole[checkpoint::kChunkBytes + 5] ^= std::byte{1};
+    write(path, whole);
+    EXPECT_EQ(examine(*fs, path)->wholeness, Wholeness::kTorn);
+}
+
+TEST(Examine, LeavesAloneWhatItCannotJudge) {
+    const fakes::TemporaryDirectory place;
+    const auto fs = make_posix_file_system();
+    const std::string path = place.path() + "/c.pth";
+
+    EXPECT_EQ(examine(*fs, path)->wholeness, Wholeness::kAbsent);
+    write(path, Bytes(2, std::byte{0x80}));
+    const std::string legacy("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20j\xa8P\x19.", 15);
+    const auto bytes = std::as_bytes(std::span(legacy));
+    write(path, {bytes.begin(), bytes.end()});
+    EXPECT_EQ(examine(*fs, path)->wholeness, Wholeness::kForeign);
+    EXPECT_THAT(examine(*fs, path)->why, HasSubstr("before 1.6"));
+}
+
+TEST(Adopter, MakesACheckpointOfEachVersionAndOfNoneTwice) {
+    Script script({"c.pth"});
+    EXPECT_EQ(script.start().resume_path, "");
+
+    for (const unsigned step : {1u, 2u}) {
+        write(script.path("c.pth"), version(step));
+        const Looked looked = script.look();
+        ASSERT_TRUE(looked.committed) << (looked.failed ? looked.failed->text() : "");
+        EXPECT_EQ(looked.committed->manifest.step, pawl::Step{step});
+        EXPECT_EQ(read(looked.committed->path + "/c.pth"), version(step));
+        EXPECT_FALSE(script.look().committed);
+    }
+    write(script.path("c.pth"), version(2));  // the same once more
+    EXPECT_FALSE(script.look().committed);
+}
+
+TEST(Adopter, WaitsForAFileThatIsStillBeingWritten) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    write(script.path("c.pth"), half(version(1)));
+
+    const Looked early = script.look();
+    write(script.path("c.pth"), version(1));
+    const Looked late = script.look();
+
+    EXPECT_FALSE(early.committed);
+    EXPECT_FALSE(early.failed);
+    EXPECT_THAT(early.notes, IsEmpty());
+    EXPECT_TRUE(late.committed);
+}
+
+TEST(Adopter, TakesTheVersionBeforeOfAFileThatIsJustBeingWritten) {
+    Script script({"model.pth", "optimizer.pth"});
+    static_cast<void>(script.start());
+    write(script.path("model.pth"), version(1));
+    write(script.path("optimizer.pth"), version(11));
+    ASSERT_TRUE(script.look().committed);
+
+    write(script.path("model.pth"), version(2));
+    write(script.path("optimizer.pth"), half(version(12)));
+    const Looked looked = script.look();
+
+    ASSERT_TRUE(looked.committed);
+    EXPECT_EQ(read(looked.committed->path + "/model.pth"), version(2));
+    EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(11));
+}
+
+TEST(Adopter, CountsVersionsThatSayNoNumber) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    std::vector<std::uint64_t> steps;
+    for (unsigned i = 0; i < 3; ++i) {
+        torchfile::Dict root;
+        root.set("weights", static_cast<std::int64_t>(i));
+        const auto plan = torchfile::plan_image({.root = std::move(root)}, "archive");
+        Bytes image(plan->bytes);
+        torchfile::lay_out(*plan, image);
+        ASSERT_TRUE(torchfile::fill_crcs(image));
+        write(script.path("c.pth"), image);
+        const Looked looked = script.look();
+        ASSERT_TRUE(looked.committed);
+        steps.push_back(looked.committed->manifest.step.value);
+    }
+
+    EXPECT_THAT(steps, ElementsAre(1, 2, 3));
+}
+
+TEST(Adopter, PutsTheNewestVersionBackWithItsModeAndTime) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    write(script.path("c.pth"), version(1));
+    ASSERT_EQ(::chmod(script.path("c.pth").c_str(), 0640), 0);
+    const auto before = facts_of(script.path("c.pth"));
+    ASSERT_TRUE(script.look().committed);
+    std::filesystem::remove(script.path("c.pth"));
+
+    const Prepared prepared = script.start();
+
+    EXPECT_EQ(prepared.resume_path, script.path("c.pth"));
+    EXPECT_EQ(read(script.path("c.pth")), version(1));
+    const auto after = facts_of(script.path("c.pth"));
+    EXPECT_EQ((*after)->mode, 0640u);
+    EXPECT_EQ((*after)->modified_ns, (*before)->modified_ns);
+    EXPECT_THAT(script.hidden(), IsEmpty());
+    EXPECT_FALSE(script.look().committed) << "its own put-back is no new version";
+}
+
+TEST(Adopter, SetsATornFileAsideBeforeItPutsOneBack) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    write(script.path("c.pth"), version(1));
+    ASSERT_TRUE(script.look().committed);
+    write(script.path("c.pth"), half(version(2)));
+
+    static_cast<void>(script.start());
+
+    EXPECT_EQ(read(script.path("c.pth")), version(1));
+    EXPECT_THAT(script.hidden(), ElementsAre(".c.pth.torn-1"));
+    EXPECT_EQ(read(script.path(".c.pth.torn-1")), half(version(2)));
+}
+
+TEST(Adopter, TakesATornFileOfASeriesFromTheCheckpointThatHasIt) {
+    Script script({"*.pth"});
+    static_cast<void>(script.start());
+    for (const unsigned number : {1u, 2u}) {
+        write(script.path(fmt::format("{}.pth", number)), version(number));
+        ASSERT_TRUE(script.look().committed);
+    }
+    write(script.path("1.pth"), half(version(9)));
+
+    const Prepared prepared = script.start();
+
+    EXPECT_EQ(read(script.path("1.pth")), version(1));
+    EXPECT_EQ(read(script.path("2.pth")), version(2));
+    EXPECT_EQ(prepared.resume_path, script.path("2.pth"));
+}
+
+TEST(Adopter, DoesNotStartWhereNothingCanBePutBack) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    write(script.path("c.pth"), version(1));
+    ASSERT_TRUE(script.look().committed);
+    std::filesystem::remove(script.path("c.pth"));
+    std::filesystem::create_directory(script.path("c.pth"));
+
+    auto choice = script.store.choose();
+    ASSERT_TRUE(choice.has_value());
+    const Prepared prepared = script.adopter.prepare(script.settings, *choice, script.context);
+
+    ASSERT_TRUE(prepared.impossible);
+    EXPECT_THAT(prepared.impossible->text(), HasSubstr("cannot put"));
+    EXPECT_THAT(script.hidden(), IsEmpty());
+}
+
+TEST(Adopter, KeepsTheFilesOfOnePlaceApartFromThoseOfAnother) {
+    Script script({"a/c.pth", "b/c.pth"});
+    std::filesystem::create_directory(script.path("a"));
+    std::filesystem::create_directory(script.path("b"));
+    write(script.path("a/c.pth"), version(1));
+    write(script.path("b/c.pth"), version(2));
+
+    const Prepared prepared = script.start();
+
+    ASSERT_TRUE(prepared.looked.committed);
+    const checkpoint::Manifest& manifest = prepared.looked.committed->manifest;
+    EXPECT_EQ(manifest.adopted[0].path, "a/c.pth");
+    EXPECT_EQ(manifest.adopted[1].path, "b/c.pth");
+    EXPECT_EQ(read(prepared.looked.committed->path + "/2-c.pth"), version(2));
+    std::filesystem::remove_all(script.path("b"));
+    static_cast<void>(script.start());
+    EXPECT_EQ(read(script.path("b/c.pth")), version(2));
+}
+
+}  // namespace
+}  // namespace pawl::adopt
