@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, ROOT, Ended, Place, a_seed, wait_for
+from conftest import DEADLINE_S, PAWLD, ROOT, Ended, Place, a_seed, wait_for
 from faults import FAULTS, TRAINER, Fault, calls_in
 
 PYTHON = os.environ.get("PAWL_PYTHON", "/usr/bin/python3")
@@ -183,8 +183,13 @@ def aside(place: Path) -> list[str]:
 ADOPT = ["--adopt", "checkpoint.pth"]
 
 
-def test_every_version_is_a_checkpoint_and_the_last_one_counts(place: Place) -> None:
-    slow = COUNTER.replace("epoch=epoch)", 'epoch=epoch)\n    wait_for(f"go-{epoch}")')
+@pytest.mark.parametrize("saves_under", ["checkpoint.pth", "checkpoint.pth.new"])
+def test_every_version_is_a_checkpoint_and_the_last_one_counts(place: Place, saves_under: str) -> None:
+    moved = "" if saves_under == "checkpoint.pth" else f'\n    os.replace("{saves_under}", "checkpoint.pth")'
+    slow = COUNTER.replace(
+        'save("checkpoint.pth", epoch=epoch)',
+        f'save("{saves_under}", epoch=epoch){moved}\n    wait_for(f"go-{{epoch}}")',
+    )
     daemon = place.start(script(place, slow), [*ADOPT, "--keep-last", "100"])
     for epoch in range(5):
         wait_for(lambda: len(place.committed()) == epoch + 1 if place.checkpoints.exists() else False, "a checkpoint")  # noqa: B023
@@ -345,6 +350,55 @@ def test_a_torn_file_of_before_pawl_is_set_aside_and_the_script_begins_anew(plac
     assert "there is no checkpoint of it: set aside as" in ended.output
     assert said(place) == ["begins at 0", "ends"]
     assert (place.path / ".checkpoint.pth.torn-1").read_bytes().startswith(b"PK\3\4 and")
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("keep_last", ["1", "3"])
+def test_of_a_damaged_checkpoint_the_file_that_is_still_whole_is_kept_again(place: Place, keep_last: str) -> None:
+    slow = COUNTER.replace("epoch=epoch)", "epoch=epoch)\n    time.sleep(0.1)")
+    assert place.run(script(place, slow), [*ADOPT, "--keep-last", keep_last]).code == 0
+    flip_a_byte(place.newest() / "checkpoint.pth")
+
+    ended = place.run(script(place, slow), [*ADOPT, "--keep-last", keep_last])
+
+    assert ended.code == 0, ended.output
+    assert "is damaged and was moved to" in ended.output
+    assert said(place)[-2:] == ["begins at 6", "ends"]
+    assert manifests(place)[-1]["epoch"] == 5
+
+
+def test_with_the_file_and_all_checkpoints_damaged_nothing_begins_again(place: Place) -> None:
+    assert place.run(script(place, COUNTER), [*ADOPT, "--keep-last", "1"]).code == 0
+    flip_a_byte(place.newest() / "checkpoint.pth")
+    tear(place.path / "checkpoint.pth")
+
+    ended = place.run(script(place, COUNTER), ADOPT)
+
+    assert ended.code == 65, ended.output
+    assert "no valid checkpoint is left" in ended.output
+    assert said(place) == ["begins at 0", "ends"]
+
+
+def test_a_file_that_cannot_be_put_back_keeps_the_script_from_beginning_again(place: Place) -> None:
+    file = place.path / "checkpoint.pth"
+    assert place.run(script(place, COUNTER), ADOPT).code == 0
+    file.unlink()
+    file.mkdir()
+
+    ended = place.run(script(place, COUNTER), ADOPT)
+
+    assert ended.code == 74, ended.output
+    assert f"cannot put '{file}' back" in ended.output
+    assert "Not started" in ended.output
+    assert said(place) == ["begins at 0", "ends"]
+    file.rmdir()
+    assert place.run(script(place, COUNTER), ADOPT).code == 0
+    assert said(place)[-2:] == ["begins at 6", "ends"]
 
 
 def test_a_rollback_takes_the_file_back(place: Place) -> None:
@@ -579,3 +633,29 @@ dist.destroy_process_group()
     assert said(place)[-1] == "epoch 3, sum 3.0"
     assert "resumes from checkpoint" in ended.output
     assert manifests(place)[-1]["world_size"] == 2
+
+
+def test_jobs_of_a_service_keep_their_own_files_apart(place: Place) -> None:
+    jobs = ""
+    for name in ("a", "b"):
+        (place.path / name).mkdir()
+        (place.path / name / "script.py").write_text(SAVER + COUNTER)
+        jobs += (
+            f"  {name}:\n    command: [{PYTHON}, script.py]\n    working_directory: {name}\n"
+            "    on_fresh: [--new]\n"
+            f"    checkpoint: {{directory: kept/{name}, adopt: checkpoint.pth}}\n"
+        )
+    (place.path / "pawld.yaml").write_text(f"state_directory: .pawl\njobs:\n{jobs}")
+    daemon = place.start(program=[PAWLD, "--config", str(place.path / "pawld.yaml")])
+
+    def states() -> list[str]:
+        done = place.pawl("status", "--json")
+        return [job["state"] for job in json.loads(done.output)["jobs"]] if done.code == 0 else []
+
+    wait_for(lambda: states() == ["finished", "finished"], "the end of both")
+    daemon.send_signal(signal.SIGTERM)
+    place.end(daemon)
+
+    for name in ("a", "b"):
+        kept = place.path / "kept" / name / "latest" / "checkpoint.pth"
+        assert kept.read_bytes() == (place.path / name / "checkpoint.pth").read_bytes()
