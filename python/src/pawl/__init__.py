@@ -32,9 +32,12 @@ _HOMES = {
     "attach": "pawl._run",
     "ResumeError": "pawl._state",
 }
+_MODULES = {"data", "hf", "lightning", "logging"}  # `pawl.hf` needs no import of its own
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"pawl.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'pawl' has no attribute '{name}'")
@@ -44,4 +47,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

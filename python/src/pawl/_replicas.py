@@ -12,9 +12,15 @@ def _is_ddp(value: Any) -> bool:
 
 
 def is_replicated(objects: dict[str, Any], name: str) -> bool:
-    """Whether all ranks hold the same of it: everything but data, where any model is in DistributedDataParallel."""
+    """Whether all ranks hold the same of it: everything but data, where any model is in DistributedDataParallel.
+
+    Objects may say it of themselves (`is_replicated`), as the callbacks' parts do.
+    """
     from pawl.data import ResumableLoader
 
+    said = getattr(objects[name], "is_replicated", None)
+    if isinstance(said, bool):
+        return said
     return any(_is_ddp(value) for value in objects.values()) and not isinstance(objects[name], ResumableLoader)
 
 

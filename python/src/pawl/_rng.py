@@ -14,23 +14,35 @@ import torch
 
 def capture() -> dict[str, Any]:
     """The state of all generators, under the names that the C++ helper uses too (``torch``, ``cuda``)."""
-    version, words, gauss = random.getstate()
-    state: dict[str, Any] = {
+    return plain(raw())
+
+
+def raw() -> dict[str, Any]:
+    """The state of all generators as they give it: a few microseconds."""
+    return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "python": random.getstate(),
+        # Whoever has not imported it draws nothing from it.
+        "numpy": sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None,
     }
-    # Whoever has not imported it draws nothing from it.
-    if "numpy" in sys.modules:
-        kind, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
-        state["numpy"] = {
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    """What `raw` gave, as plain values and tensors."""
+    version, words, gauss = state["python"]
+    python = {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss}
+    made: dict[str, Any] = {"torch": state["torch"], "cuda": state["cuda"], "python": python}
+    if state["numpy"] is not None:
+        kind, keys, position, has_gauss, cached = state["numpy"]
+        made["numpy"] = {
             "kind": kind,
             "keys": torch.tensor(keys.tolist(), dtype=torch.int64),
             "position": int(position),
             "has_gauss": int(has_gauss),
             "cached": float(cached),
         }
-    return state
+    return made
 
 
 def restore(state: dict[str, Any]) -> None:

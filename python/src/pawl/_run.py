@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Optional, Union
 
 import torch
 
-from pawl import _native, _replicas, _rng, _shards
+from pawl import _native, _replicas, _rng, _shards, _standalone
 from pawl._archive import Image, ImageFile
 from pawl._files import refused_global
 from pawl._native import PawlError
+from pawl._progress import Batches, Epochs
 from pawl._state import (
     ResumeError,
     UnsavableError,
@@ -123,40 +122,38 @@ class Run:
 
     # ---- loops ----
 
-    def epochs(self, count: int) -> Iterator[int]:
+    def epochs(self, count: int) -> Epochs:
         """The epochs that are still to be trained, of `count` in all. At its end the run is finished.
 
-        Ends an epoch by itself after the loop's body, unless the body called `end_epoch`.
+        Ends an epoch by itself after the loop's body, unless the body called `end_epoch`. ``len`` is what is left;
+        ``.total`` and ``.initial`` are what a progress bar wants to know.
         """
-        for epoch in range(self._epoch, count):
-            yield epoch
-            if self.should_stop:
-                return
-            if self._epoch == epoch:
-                self.end_epoch()
-            if self.should_stop:
-                return
-        self.finish()
+        return Epochs(self, count)
 
-    def batches(self, loader: Any) -> Iterator[Any]:
-        """The batches of this epoch that were not trained yet. The loader is one that was registered."""
+    def batches(self, loader: Any) -> Batches:
+        """The batches of this epoch that were not trained yet. The loader is one that was registered.
+
+        ``len`` is what is left, so ``tqdm(run.batches(loader))`` counts that; with ``total=len(loader)`` and
+        ``initial=`` its ``.initial`` the bar begins where the run was.
+        """
         resumable = self._loaders.get(id(loader))
         if resumable is None:
             raise PawlError("this loader was not registered: pass it to pawl.attach(loader=...)")
-        for batch in resumable.batches(self._epoch):
-            yield batch
-            if self.should_stop:
-                return
+        return Batches(self, resumable)
 
-    def step(self, loss: Any = None) -> None:
+    def step(self, loss: Any = None, *, epoch: Optional[int] = None) -> None:
         """Report a completed optimizer step. May take a snapshot; raises `Stopped` when the process is to leave.
 
         Parameters
         ----------
         loss
             A number or a tensor of one element; one on a device is not waited for.
+        epoch
+            Epochs completed, where the loop counts them itself.
         """
         self._step += 1
+        if epoch is not None:
+            self._epoch = epoch
         if loss is not None:
             if isinstance(loss, float):
                 self._loss = loss
@@ -170,9 +167,9 @@ class Run:
         if actions:
             self._obey(actions)
 
-    def end_epoch(self, metrics: Optional[Mapping[str, float]] = None) -> None:
-        """Report that the epoch is complete, with its scheduler's step and evaluation."""
-        self._epoch += 1
+    def end_epoch(self, metrics: Optional[Mapping[str, float]] = None, *, epoch: Optional[int] = None) -> None:
+        """Report that the epoch is complete, with its scheduler's step and evaluation. `epoch` as in `step`."""
+        self._epoch = self._epoch + 1 if epoch is None else epoch
         self._metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self._obey(self._native.epoch_end(self._step, self._epoch, self.loss, self._metrics))
 
@@ -208,6 +205,15 @@ class Run:
             return
         self._native.finish_wait()
 
+    def request_stop(self) -> None:
+        """Without a daemon: take a snapshot at the next step and leave, as SIGTERM asks for."""
+        self._native.request_stop()
+
+    def detach(self) -> None:
+        """Leave, finished or not: the run takes no more calls, and its checkpoint directory is free for another."""
+        _standalone.leave(self)
+        self._native.detach()
+
     def __enter__(self) -> Run:
         return self
 
@@ -219,7 +225,7 @@ class Run:
     ) -> None:
         if kind is None and not self.should_stop:
             self.finish()
-        self._native.detach()
+        self.detach()
 
     # ---- what steps bring ----
 
@@ -240,7 +246,7 @@ class Run:
     def _leave(self) -> None:
         self.should_stop = True
         if self._exit_on_stop:
-            raise Stopped(0 if self.is_attached else _RESUMABLE)
+            raise Stopped(exit_code(self))
 
     # ---- state ----
 
@@ -250,6 +256,9 @@ class Run:
             return Image(state, _shards.text_of(parts))
         except Exception as error:
             raise unsavable(f"the state of step {self._step}", state, error) from error
+
+    def _count_from(self, steps: int) -> None:
+        self._step = steps
 
     def _state(self) -> tuple[dict[str, Any], _shards.Parts]:
         """What this rank saves, and of which tensors it is only a part."""
@@ -367,6 +376,11 @@ class Run:
         refuse(what, problems)
 
 
+def exit_code(run: Run) -> int:
+    """Of a process that was asked to leave: to be started again, says 75; the daemon knows without."""
+    return 0 if run.is_attached else _RESUMABLE
+
+
 def attach(
     model: Any = None,
     optimizer: Any = None,
@@ -439,9 +453,11 @@ def attach(
             )
     if weights_only and values:
         _check_values(values)
+    directory = str(Path(checkpoint_directory))
+    _standalone.make_room(directory)
     native = _native.attach(
         framework=f"PyTorch {torch.__version__}",
-        checkpoint_directory=str(Path(checkpoint_directory)),
+        checkpoint_directory=directory,
         every_steps=every_steps,
         every_epochs=every_epochs,
         every_ms=int(every_seconds * 1000),
@@ -457,7 +473,7 @@ def attach(
         native.detach()
         raise
     if not native.is_attached:
-        _drain_on_sigterm(native)
+        _standalone.entered(run, directory)
     return run
 
 
@@ -479,16 +495,3 @@ def _check_values(values: Mapping[str, Any]) -> None:
                 f"values['{name}'] of type {type(value).__name__} can't be loaded with weights_only: {error}\n"
                 "Register plain values and tensors, or pass weights_only=False to pawl.attach."
             ) from error
-
-
-def _drain_on_sigterm(native: _native.Run) -> None:
-    """Standalone: SIGTERM asks for a last checkpoint, if the program has no handler of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-
-    def drain(number: int, frame: Optional[FrameType]) -> None:
-        native.request_stop()
-
-    signal.signal(signal.SIGTERM, drain)

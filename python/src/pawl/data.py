@@ -166,6 +166,12 @@ class ResumableLoader:
         self._resumed = state
         self._set_own(state["own"])
 
+    def trained(self, epoch: int) -> int:
+        """How many batches of an epoch have been handed out: where `batches` goes on."""
+        if self._resumed is not None:
+            return int(self._resumed["batches"]) if self._resumed["epoch"] == epoch else 0
+        return self._given if self._epoch == epoch else 0
+
     # ---- the position that C++ knows too: of a ShuffledSampler, in samples ----
 
     def shared_position(self) -> Optional[dict[str, int]]:
@@ -199,8 +205,10 @@ class ResumableLoader:
         self.load_state_dict({"epoch": position["epoch"], "batches": batches, "begun": None, "own": []})
 
     def batches(self, epoch: int) -> Iterator[Any]:
-        """The rest of an epoch's batches: all of them, unless it was resumed in its middle."""
+        """The rest of an epoch's batches: all, unless it was resumed in its middle, or left there by an exception."""
         resumed, self._resumed = self._resumed, None
+        if resumed is None and self._epoch == epoch and self._given > 0:
+            resumed = self.state_dict()
         if resumed is not None and (resumed["epoch"] != epoch or resumed["batches"] == 0):
             resumed = None
         self._epoch = epoch
