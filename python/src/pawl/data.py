@@ -233,8 +233,11 @@ class ResumableLoader:
         begun: dict[str, Any] = resumed["begun"] or self._capture()
         self._begun = begun
         if self.is_stateful:
+            # It starts workers and draws their seed, as the pass that was left did when it began.
+            now = _rng.capture()
             self.loader.load_state_dict(resumed["loader"])
             source: Iterator[Any] = iter(self.loader)
+            _rng.restore(now)
             return source
         now, own = _rng.capture(), self._own()
 

@@ -66,7 +66,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.run: Optional[Run] = None
         self._directory = checkpoint_directory
-        self._cadence = {
+        self._cadence: dict[str, Any] = {
             "every_steps": every_steps,
             "every_epochs": every_epochs,
             "every_seconds": every_seconds,
@@ -138,7 +138,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
             checkpoint_directory=directory,
             exit_on_stop=False,
             **self._cadence,
-            **training.parts,  # type: ignore[arg-type]
+            **training.parts,
         )
         training.run = self.run = run
         self._training = training
