@@ -7,6 +7,7 @@ were not given, and come again. To resume, the same draws are made and the sampl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
@@ -113,19 +114,21 @@ class ResumableLoader:
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.is_stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        # accelerate's loaders hold the real one, and have the methods whether they can be called or not.
+        inner = getattr(loader, "base_dataloader", loader)
+        self.is_stateful = hasattr(inner, "state_dict") and hasattr(inner, "load_state_dict")
         self._epoch = 0
         self._given = 0
         self._begun: Optional[dict[str, Any]] = None  # all generators when this epoch's pass began
         self._resumed: Optional[dict[str, Any]] = None
         self._skipping: Optional[_SkippingSampler] = None
-        if not self.is_stateful and isinstance(loader, torch.utils.data.DataLoader):
-            is_iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
+        if not self.is_stateful and isinstance(inner, torch.utils.data.DataLoader):
+            is_iterable = isinstance(inner.dataset, torch.utils.data.IterableDataset)
             if not is_iterable:
                 # The class refuses to have its sampler replaced; the instance does not mind.
-                name = "batch_sampler" if loader.batch_sampler is not None else "sampler"
-                self._skipping = _SkippingSampler(getattr(loader, name))
-                loader.__dict__[name] = self._skipping
+                name = "batch_sampler" if inner.batch_sampler is not None else "sampler"
+                self._skipping = _SkippingSampler(getattr(inner, name))
+                inner.__dict__[name] = self._skipping
 
     def _generators(self) -> list[torch.Generator]:
         """Those of the loader's own, each once: they are drawn from when a pass begins, and by nobody else."""
@@ -215,6 +218,8 @@ class ResumableLoader:
         sampler = getattr(self.loader, "sampler", None)
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)  # DistributedSampler's order changes with it; nobody has to remember that
+        if hasattr(self.loader, "base_dataloader") and hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)  # accelerate's count their passes, of this process only
         if resumed is None:
             self._given = 0
             self._begun = self._capture()
@@ -256,6 +261,9 @@ class ResumableLoader:
             self._skipping.before = as_it_began if begun["has_workers"] else None
             self._skipping.skip = self._given
             source = iter(self.loader)
+            if hasattr(self.loader, "base_dataloader"):
+                # accelerate's begin at the first batch.
+                source = itertools.chain(list(itertools.islice(source, 1)), source)
             self._skipping.skip, self._skipping.before = 0, None
             if self._skipping.newest is not None:
                 self._skipping.newest.prime()
