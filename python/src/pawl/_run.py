@@ -33,8 +33,8 @@ from pawl.data import ResumableLoader
 
 _TAKE_SNAPSHOT = 1
 _STOP = 2
-_TRAINING = 1
 _EVALUATION = 2
+_DISCONNECTED = -8
 _SHARED_POSITION = "sampler_state_dict"  # the C++ helper's name for the position in the data
 _RESUMABLE = 75  # EX_TEMPFAIL: stopped, to be started again
 
@@ -203,7 +203,16 @@ class Run:
         if actions & _STOP and not actions & _TAKE_SNAPSHOT:
             self._leave()
             return
-        self._native.finish_wait()
+        try:
+            self._native.finish_wait()
+        except PawlError as error:
+            if error.code != _DISCONNECTED:
+                raise
+            if self._native.poll(_EVALUATION) & _STOP:
+                self._leave()
+                return
+            # Training is complete: what follows it, a last torch.save say, is not lost for a daemon's sake.
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
     def request_stop(self) -> None:
         """Without a daemon: take a snapshot at the next step and leave, as SIGTERM asks for."""
