@@ -141,3 +141,24 @@ def test_the_position_that_cpp_knows_is_enough(seed):
 
 def test_a_loader_in_another_order_has_no_position_that_cpp_knows():
     assert ResumableLoader(loader_of(0)).shared_position() is None
+
+
+def test_workers_that_live_on_draw_no_seed_at_a_new_epoch():
+    """Left between two epochs: the workers of the process that goes on have a seed to draw, the others had none."""
+
+    def between_epochs(resumable, first):
+        seen = []
+        for epoch in range(first, 3):
+            train(resumable, epoch + 1, epoch, seen)
+            if epoch == 0:
+                state, generators = resumable.state_dict(), _rng.capture()
+        return seen, (state, generators) if first == 0 else None
+
+    torch.manual_seed(0)
+    undisturbed, (position, generators) = between_epochs(ResumableLoader(LOADERS["persistent workers"]()), 0)
+    torch.manual_seed(1234)
+    again = ResumableLoader(LOADERS["persistent workers"]())
+    again.load_state_dict(position)
+    _rng.restore(generators)
+
+    assert between_epochs(again, 1)[0] == undisturbed[-20:]

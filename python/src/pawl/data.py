@@ -147,10 +147,12 @@ class ResumableLoader:
         for generator, state in zip(self._generators(), states):
             generator.set_state(state.cpu())
 
+    def _has_workers(self) -> bool:
+        """Persistent workers have drawn their seed in the first pass of their process."""
+        return getattr(self.loader, "_iterator", None) is not None
+
     def _capture(self) -> dict[str, Any]:
-        # Persistent workers have drawn their seed in the first pass of their process.
-        has_workers = getattr(self.loader, "_iterator", None) is not None
-        return {"all": _rng.capture(), "own": self._own(), "has_workers": has_workers}
+        return {"all": _rng.capture(), "own": self._own(), "has_workers": self._has_workers()}
 
     def state_dict(self) -> dict[str, Any]:
         """The position: as of the last batch that was handed out."""
@@ -159,6 +161,7 @@ class ResumableLoader:
             "batches": self._given,
             "begun": self._begun,
             "own": self._own(),
+            "has_workers": self._has_workers(),
         }
         if self.is_stateful:
             state["loader"] = self.loader.state_dict()
@@ -210,6 +213,7 @@ class ResumableLoader:
     def batches(self, epoch: int) -> Iterator[Any]:
         """The rest of an epoch's batches: all, unless it was resumed in its middle, or left there by an exception."""
         resumed, self._resumed = self._resumed, None
+        had_workers = resumed is not None and resumed.get("has_workers", False)
         if resumed is None and self._epoch == epoch and self._given > 0:
             resumed = self.state_dict()
         if resumed is not None and (resumed["epoch"] != epoch or resumed["batches"] == 0):
@@ -223,7 +227,8 @@ class ResumableLoader:
         if resumed is None:
             self._given = 0
             self._begun = self._capture()
-            source = iter(self.loader)
+            self._begun["has_workers"] |= had_workers
+            source = self._begin(self._begun, 0)
         else:
             source = self._rewind(resumed)
         for batch in source:
@@ -245,28 +250,36 @@ class ResumableLoader:
             _rng.restore(now)
             return source
         now, own = _rng.capture(), self._own()
-
-        def as_it_began() -> None:
-            _rng.restore(begun["all"])
-            self._set_own(begun["own"])
-
-        as_it_began()
+        _rng.restore(begun["all"])
+        self._set_own(begun["own"])
         if self._skipping is None:
             # Nothing but its own iteration tells what such a dataset gives: read and drop.
             source = iter(self.loader)
             for _ in range(self._given):
                 next(source, None)
         else:
-            # The workers that we start draw a seed; where the pass began with workers at hand, nobody had drawn one.
-            self._skipping.before = as_it_began if begun["has_workers"] else None
-            self._skipping.skip = self._given
-            source = iter(self.loader)
-            if hasattr(self.loader, "base_dataloader"):
-                # accelerate's begin at the first batch.
-                source = itertools.chain(list(itertools.islice(source, 1)), source)
-            self._skipping.skip, self._skipping.before = 0, None
-            if self._skipping.newest is not None:
-                self._skipping.newest.prime()
+            source = self._begin(begun, self._given)
         _rng.restore(now)
         self._set_own(own)
+        return source
+
+    def _begin(self, begun: dict[str, Any], skip: int) -> Iterator[Any]:
+        """A pass that begins `skip` batches in, with the draws that it had where it `begun`."""
+        if self._skipping is None:
+            return iter(self.loader)
+
+        def as_it_began() -> None:
+            _rng.restore(begun["all"])
+            self._set_own(begun["own"])
+
+        # The workers that we start draw a seed; where the pass began with workers at hand, nobody had drawn one.
+        self._skipping.before = as_it_began if begun["has_workers"] and not self._has_workers() else None
+        self._skipping.skip = skip
+        source: Iterator[Any] = iter(self.loader)
+        if skip > 0 and hasattr(self.loader, "base_dataloader"):
+            # accelerate's begin at the first batch.
+            source = itertools.chain(list(itertools.islice(source, 1)), source)
+        if self._skipping.newest is not None and (skip > 0 or self._skipping.before is not None):
+            self._skipping.newest.prime()
+        self._skipping.skip, self._skipping.before = 0, None
         return source
