@@ -256,9 +256,9 @@ def as_cpp_writes(place, position):
     """A checkpoint as the C++ helper leaves it: a sampler's position, and torch's generators alone."""
     model, optimizer = parts()
     run = attach(place, model, optimizer)
-    state = run._state()
+    state, _ = run._state()
     state["rng_state"] = {"torch": state["rng_state"]["torch"], "cuda": []}
-    run._state = lambda: {**state, "step": 1, "sampler_state_dict": position}
+    run._state = lambda: ({**state, "step": 1, "sampler_state_dict": position}, {})
     train_a_step(run, model, optimizer)
     run._native.detach()
 
