@@ -52,8 +52,12 @@ bool is_same(const torchfile::Directory& one, const torchfile::Directory& other)
 
 // Whether the error tells something of the file, and what; else it is handed on.
 Result<void> judge(const Error& error, Examined& result) {
+    // Of so few bytes any format could be the beginning: also a zip archive that was cut short.
+    constexpr std::uint64_t kTooFewBytes = 4;
     result.why = error.text();
-    if (error.kind() == ErrorKind::kCorrupt) {
+    const bool is_cut =
+        error.kind() == ErrorKind::kUnsupported && result.facts.bytes < kTooFewBytes;
+    if (error.kind() == ErrorKind::kCorrupt || is_cut) {
         result.wholeness = Wholeness::kTorn;
     } else if (error.kind() == ErrorKind::kUnsupported) {
         result.wholeness = Wholeness::kForeign;

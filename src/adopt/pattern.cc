@@ -31,7 +31,10 @@ std::string joined(std::string_view directory, std::string_view name) {
 }
 
 std::string normal(const std::string& path) {
-    return std::filesystem::path(path).lexically_normal().string();
+    std::string text = std::filesystem::path(path).lexically_normal().string();
+    while (text.size() > 1 && text.ends_with('/'))
+        text.pop_back();
+    return text;
 }
 
 bool is_taken(const std::string& name, const std::vector<std::string>& names) {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <map>
@@ -119,8 +120,8 @@ Result<void> set_attributes(int fd, const PutBack& wanted, const std::string& pa
     const mode_t mode = is_there ? there.st_mode & 07777 : wanted.file.mode;
     if (::fchmod(fd, mode) != 0) return error_from_errno("give '{}' its mode", path);
     const timespec modified = time_of(wanted.file.modified_ns);
-    const timespec times[2] = {modified, modified};
-    if (::futimens(fd, times) != 0) return error_from_errno("give '{}' its time", path);
+    const std::array times{modified, modified};
+    if (::futimens(fd, times.data()) != 0) return error_from_errno("give '{}' its time", path);
     return {};
 }
 

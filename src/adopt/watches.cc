@@ -16,6 +16,7 @@ namespace {
 // and symlinks.
 constexpr std::uint32_t kMask = IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE_SELF |
                                 IN_MOVE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK;
+constexpr std::size_t kEventBytes = std::size_t{16} << 10;  // taken at once
 constexpr std::uint32_t kAlways = IN_ISDIR | IN_DELETE_SELF | IN_MOVE_SELF | IN_Q_OVERFLOW;
 
 bool may_concern(const std::vector<Pattern>& patterns, const std::string& name) {
@@ -38,7 +39,7 @@ Result<Watches> Watches::make() {
 }
 
 bool Watches::take(const std::vector<Pattern>& patterns) {
-    alignas(inotify_event) std::array<char, 16 * 1024> buffer;
+    alignas(inotify_event) std::array<char, kEventBytes> buffer{};
     bool concerns = false;
     while (true) {
         const ssize_t bytes = ::read(fd_.get(), buffer.data(), buffer.size());
