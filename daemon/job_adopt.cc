@@ -46,8 +46,7 @@ void JobRunner::choose_then_spawn(Incarnation number) {
         }
         services_.loop.post([this, number, chosen] {
             prepared(number, chosen->prepared);
-            if (!chosen->prepared.impossible)
-                verdict_reached(number, std::move(chosen->choice));
+            if (!chosen->prepared.impossible) verdict_reached(number, std::move(chosen->choice));
             journal_then_spawn(number);
         });
     });
