@@ -29,7 +29,7 @@ struct Fixture {
 
     Fixture() {
         EXPECT_TRUE(store.open());
-        for (const std::uint64_t step : {10, 20, 30}) {
+        for (const std::uint64_t step : {10U, 20U, 30U}) {
             EXPECT_TRUE(store.commit({.step = Step{step}}, {{.rank = Rank{0}, .bytes = image}},
                                      {.keep_last = 100}));
         }
