@@ -112,7 +112,8 @@ class Place:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            # Many trainers on few cores: threads that wait for each other would take the time of the others.
+            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
             text=True,
         )
         log.close()
