@@ -128,7 +128,7 @@ def test_the_position_that_cpp_knows_is_enough(seed):
         first = ResumableLoader(loader_of(0, sampler=ShuffledSampler(20, seed=seed)))
         seen = []
         epoch, _, _ = train(first, 2, 0, seen, stop_at)
-        position = first.shared_position()
+        position = first.shared_position(epoch)
         assert position["size"] == 20 and -(1 << 63) <= position["seed"] < 1 << 63
 
         again = ResumableLoader(loader_of(2, sampler=ShuffledSampler(20, seed=1)))
@@ -140,7 +140,7 @@ def test_the_position_that_cpp_knows_is_enough(seed):
 
 
 def test_a_loader_in_another_order_has_no_position_that_cpp_knows():
-    assert ResumableLoader(loader_of(0)).shared_position() is None
+    assert ResumableLoader(loader_of(0)).shared_position(0) is None
 
 
 def test_workers_that_live_on_draw_no_seed_at_a_new_epoch():

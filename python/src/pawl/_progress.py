@@ -72,3 +72,4 @@ class Batches:
             yield batch
             if self._run.should_stop:
                 return
+        self._run._batches_ended()

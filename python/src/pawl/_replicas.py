@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pawl import _shards
+
 
 def _is_ddp(value: Any) -> bool:
     return isinstance(value, torch.nn.parallel.DistributedDataParallel)
@@ -14,9 +16,13 @@ def _is_ddp(value: Any) -> bool:
 def is_replicated(objects: dict[str, Any], name: str) -> bool:
     """Whether all ranks hold the same of it: everything but data, where any model is in DistributedDataParallel.
 
-    Objects may say it of themselves (`is_replicated`), as the callbacks' parts do.
+    What is cut among the ranks beside it is not, nor is its optimizer. Objects may say it of themselves
+    (`is_replicated`), as the callbacks' parts do.
     """
     from pawl.data import ResumableLoader
+
+    if _shards.holds_parts(objects[name], objects):
+        return False
 
     said = getattr(objects[name], "is_replicated", None)
     if isinstance(said, bool):

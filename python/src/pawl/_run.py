@@ -15,9 +15,10 @@ from typing import Any, Optional, Union
 
 import torch
 
-from pawl import _native, _replicas, _rng, _shards, _standalone
+from pawl import _ending, _native, _replicas, _rng, _shards, _standalone, _values
 from pawl._archive import Image, ImageFile
 from pawl._files import refused_global
+from pawl._loss import Loss
 from pawl._native import PawlError
 from pawl._progress import Batches, Epochs
 from pawl._state import (
@@ -75,11 +76,14 @@ class Run:
         self._weights_only = weights_only
         self._step = 0
         self._epoch = 0
-        self._loss = math.nan
-        self._lazy_loss: Any = None
+        self._loss = Loss()
+        self._rng_at_end: Optional[dict[str, Any]] = None  # of an epoch's batches, until the epoch is ended
+        self._checked: Any = None  # the kinds of values and others that were last seen to be loadable
         self._metrics: dict[str, float] = {}
         self._epoch_ended: Optional[int] = None
         self._is_finished = False
+        self._is_detached = False
+        self._began_at = 0
         for name, value in objects.items():
             if isinstance(value, torch.utils.data.DataLoader) or name == "loader":
                 objects[name] = self._loaders[id(value)] = ResumableLoader(value)
@@ -113,12 +117,14 @@ class Run:
         return self._epoch
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether it has trained, and was neither finished nor stopped nor detached."""
+        return self._step > self._began_at and not (self._is_finished or self.should_stop or self._is_detached)
+
+    @property
     def loss(self) -> float:
         """As last reported, also by the run that was resumed; NaN before."""
-        if self._lazy_loss is not None:
-            self._loss = float(self._lazy_loss)
-            self._lazy_loss = None
-        return self._loss
+        return self._loss.get()
 
     # ---- loops ----
 
@@ -155,30 +161,45 @@ class Run:
         if epoch is not None:
             self._epoch = epoch
         if loss is not None:
-            if isinstance(loss, float):
-                self._loss = loss
-                self._lazy_loss = None
-            else:
-                self._lazy_loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
-                if not (isinstance(loss, torch.Tensor) and loss.is_cuda):
-                    self._loss = float(self._lazy_loss)
-                    self._lazy_loss = None
-        actions = self._native.step(self._step, self._epoch, self._loss)
+            self._loss.set(loss)
+        self._rng_at_end = None
+        actions = self._native.step(self._step, self._epoch, self._loss.shown)
         if actions:
             self._obey(actions)
 
     def end_epoch(self, metrics: Optional[Mapping[str, float]] = None, *, epoch: Optional[int] = None) -> None:
         """Report that the epoch is complete, with its scheduler's step and evaluation. `epoch` as in `step`."""
         self._epoch = self._epoch + 1 if epoch is None else epoch
+        self._rng_at_end = None
         self._metrics = {name: float(value) for name, value in (metrics or {}).items()}
         self._obey(self._native.epoch_end(self._step, self._epoch, self.loss, self._metrics))
 
     def poll(self) -> None:
-        """From time to time in an evaluation: a stop need not wait for its end. The state is as after the last step."""
+        """From time to time in an evaluation: a stop need not wait for its end.
+
+        Between the last batch of an epoch and its end the state is that after the batch: a run that is resumed from it
+        begins with the evaluation, with the random numbers that it had.
+        """
         self._obey(self._native.poll(_EVALUATION))
 
     def snapshot(self) -> bool:
-        """Take a snapshot now. False: there was no room for one this time, training goes on."""
+        """Save now, without waiting for the planned moment. False: it was not done, and training goes on.
+
+        Without a daemon. Under pawld all ranks save at one step, which the daemon names: ask it with
+        ``pawl checkpoint``, here it is a warning.
+        """
+        if not self.is_attached:
+            return self._take()
+        warnings.warn(
+            "run.snapshot() does nothing under pawld, which has all ranks save at one step: ask for a checkpoint with "
+            "'pawl checkpoint', or more often with every_steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+
+    def _take(self) -> bool:
+        """The snapshot that was asked for."""
         try:
             image = self._image()
             memory = self._native.snapshot_begin(image.bytes)
@@ -199,7 +220,7 @@ class Run:
         self._is_finished = True
         actions = self._native.finish()
         if actions & _TAKE_SNAPSHOT:
-            self.snapshot()
+            self._take()
         if actions & _STOP and not actions & _TAKE_SNAPSHOT:
             self._leave()
             return
@@ -213,6 +234,8 @@ class Run:
                 return
             # Training is complete: what follows it, a last torch.save say, is not lost for a daemon's sake.
             warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        finally:
+            _standalone.leave(self)
 
     def request_stop(self) -> None:
         """Without a daemon: take a snapshot at the next step and leave, as SIGTERM asks for."""
@@ -220,6 +243,7 @@ class Run:
 
     def detach(self) -> None:
         """Leave, finished or not: the run takes no more calls, and its checkpoint directory is free for another."""
+        self._is_detached = True
         _standalone.leave(self)
         self._native.detach()
 
@@ -241,7 +265,7 @@ class Run:
     def _obey(self, actions: int) -> None:
         if actions & _TAKE_SNAPSHOT:
             try:
-                self.snapshot()
+                self._take()
             except PawlError as error:
                 # A full disk costs a checkpoint, not the training; a stop that saved nothing is another matter, and
                 # so is a state that will never be saved.
@@ -269,6 +293,10 @@ class Run:
     def _count_from(self, steps: int) -> None:
         self._step = steps
 
+    def _batches_ended(self) -> None:
+        """What an evaluation draws is drawn again by a run that is resumed from its middle."""
+        self._rng_at_end = _rng.capture()
+
     def _state(self) -> tuple[dict[str, Any], _shards.Parts]:
         """What this rank saves, and of which tensors it is only a part."""
         state: dict[str, Any] = {"epoch": self._epoch, "step": self._step, "loss": self.loss}
@@ -286,12 +314,26 @@ class Run:
                 holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
                 state[key] = _shards.take_apart(key, holder.state_dict(), parts)
         loader = self._objects.get("loader")
-        position = loader.shared_position() if isinstance(loader, ResumableLoader) else None
+        position = loader.shared_position(self._epoch) if isinstance(loader, ResumableLoader) else None
         if position is not None:
             state[_SHARED_POSITION] = position
-        state["rng_state"] = _rng.capture()
-        state["values"] = dict(self.values)
+        state["rng_state"] = self._rng_at_end or _rng.capture()
+        state["values"] = _values.plain(dict(self.values))
+        if self._weights_only:
+            self._check_loadable(state)
         return state, parts
+
+    def _check_loadable(self, state: dict[str, Any]) -> None:
+        """A value that can't be loaded is said by the first snapshot that has it, not by the run that can't resume."""
+        plain = {f"values['{name}']": value for name, value in state["values"].items()}
+        for name, value in self._objects.items():
+            key = f"{name}_state_dict"
+            if key in state and not isinstance(value, (torch.nn.Module, torch.optim.Optimizer, ResumableLoader)):
+                plain[f"'{key}'"] = state[key]
+        kinds = _values.kinds(plain)
+        if kinds != self._checked:
+            _values.check(plain)
+            self._checked = kinds
 
     def _resume(self) -> None:
         image, sequence, step, epoch = self._native.resume()
@@ -328,8 +370,9 @@ class Run:
                 value.load_state_dict(saved)
         self.values.update(state.get("values", {}))
         self._step = int(state.get("step", step))
+        self._began_at = self._step
         self._epoch = int(state.get("epoch", epoch))
-        self._loss = float(state.get("loss", math.nan))
+        self._loss.set(float(state.get("loss", math.nan)))
         # Last: what was restored above may have drawn random numbers.
         if "rng_state" in state:
             _rng.restore(state["rng_state"])
@@ -375,8 +418,7 @@ class Run:
             elif isinstance(value, torch.nn.Module):
                 here = unwrapped(value).state_dict()
                 state[key] = _shards.put_together(key, state[key], here, parts, problems)
-                if self._strict:
-                    problems += problems_of_module(name, unwrapped(value), state[key])
+                problems += problems_of_module(name, unwrapped(value), state[key], strict=self._strict)
             elif isinstance(value, torch.optim.Optimizer):
                 state[key] = _shards.put_optimizer_together(key, state[key], value, flat, parts, problems)
                 problems += problems_of_optimizer(name, value, state[key])
@@ -461,7 +503,7 @@ def attach(
                 f"pass plain values as values={{'{name}': ...}}"
             )
     if weights_only and values:
-        _check_values(values)
+        _values.check({f"values['{name}']": value for name, value in _values.plain(dict(values)).items()})
     directory = str(Path(checkpoint_directory))
     _standalone.make_room(directory)
     native = _native.attach(
@@ -483,24 +525,5 @@ def attach(
         raise
     if not native.is_attached:
         _standalone.entered(run, directory)
+    _ending.watch(run)
     return run
-
-
-def _check_values(values: Mapping[str, Any]) -> None:
-    """Said at the start, not by the run that can't resume."""
-    if int(torch.__version__.split(".")[0]) < 2:
-        return
-    for name, value in values.items():
-        try:
-            image = Image(value)
-        except Exception as error:
-            raise unsavable(f"values['{name}']", value, error) from error
-        memory = torch.empty(image.bytes, dtype=torch.uint8)
-        image.write_to(memory)
-        try:
-            torch.load(ImageFile(memoryview(memory.numpy())), weights_only=True)
-        except Exception as error:
-            raise PawlError(
-                f"values['{name}'] of type {type(value).__name__} can't be loaded with weights_only: {error}\n"
-                "Register plain values and tensors, or pass weights_only=False to pawl.attach."
-            ) from error

@@ -18,6 +18,7 @@ from typing import Any, Optional
 import torch
 
 from pawl._native import PawlError
+from pawl._state import UnsavableError
 
 Part = dict[str, Any]
 Parts = dict[str, Part]
@@ -49,6 +50,16 @@ def is_fsdp1(value: Any) -> bool:
         and isinstance(value, torch.nn.Module)
         and any(isinstance(module, kind) for module in value.modules())
     )
+
+
+def holds_parts(value: Any, objects: dict[str, Any]) -> bool:
+    """Whether this rank holds parts of it: a model that is cut, or the optimizer of one."""
+    if isinstance(value, torch.nn.Module):
+        return is_fsdp1(value) or any(is_dtensor(parameter) for parameter in value.parameters())
+    if isinstance(value, torch.optim.Optimizer):
+        flat = flat_parts_by_parameter(objects)
+        return any(is_dtensor(one) or id(one) in flat for one in _parameters_of(value))
+    return False
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:
@@ -135,22 +146,28 @@ def _parameters_of(optimizer: Any) -> list[Any]:
 
 
 def _entries(path: str, saved: dict[str, Any], optimizer: Any) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
-    """(path, the dict that holds it, key, parameter) of each tensor that is as its parameter is."""
+    """(path, the dict that holds it, key, parameter) of each tensor of a parameter's state."""
     parameters = _parameters_of(optimizer)
     for index, entries in saved.get("state", {}).items():
         if not isinstance(index, int) or index >= len(parameters) or not isinstance(entries, dict):
             continue
         for key, value in entries.items():
-            if isinstance(value, torch.Tensor) and value.dim() > 0:
+            if isinstance(value, torch.Tensor):
                 yield f"{path}.state.{index}.{key}", entries, key, parameters[index]
 
 
 def take_optimizer_apart(path: str, optimizer: Any, flat: dict[int, Part], parts: Parts) -> Any:
     """`flat` has the parts of FSDP1's parameters by id."""
     taken = take_apart(path, optimizer.state_dict(), parts)
-    if not flat:
-        return taken
     for where, entries, key, parameter in _entries(path, taken, optimizer):
+        if where in parts:
+            mine = _part_of_dtensor(parameter.detach()) if is_dtensor(parameter) else None
+            if mine is None or not _is_same(mine, parts[where]):
+                raise UnsavableError(
+                    f"'{where}' is {_text(parts[where])}, but its parameter is "
+                    f"{_text(mine) if mine else 'whole'}: how it is cut can't be restored. Nothing was written; use an "
+                    "optimizer whose state is laid out as its parameters are"
+                )
         part = flat.get(id(parameter))
         if part is not None and entries[key].shape == parameter.shape:
             parts[where] = {**part, "dtype": _dtype_name(entries[key])}
@@ -170,7 +187,7 @@ def put_optimizer_together(
     for where, entries, key, parameter in _entries(path, together, optimizer):
         mine = flat.get(id(parameter))
         theirs = parts.get(where)
-        if is_dtensor(parameter):
+        if is_dtensor(parameter) and theirs is not None:
             entries[key] = _put_together(where, entries[key], parameter.detach(), parts, problems)
         elif mine is not None and theirs is not None and not _is_same(mine, theirs):
             problems.append(f"{where}: {_text(theirs)} in the checkpoint, but this rank holds {_text(mine)}")

@@ -56,9 +56,13 @@ def leave(run: Run) -> None:
 
 
 def _drain(number: int, frame: Optional[FrameType]) -> None:
-    for (process, _), run in list(_open.items()):
-        if process == os.getpid():
-            run.request_stop()
+    runs = [run for (process, _), run in list(_open.items()) if process == os.getpid()]
+    for run in runs:
+        run.request_stop()
+    if not runs:
+        # Nobody will step any more: as if there had been no handler.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _key(directory: str) -> tuple[int, str]:

@@ -47,16 +47,17 @@ def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def problems_of_module(name: str, module: Any, saved: dict[str, Any]) -> list[str]:
-    """What of `saved` does not fit the module: missing, unexpected, another shape."""
+def problems_of_module(name: str, module: Any, saved: dict[str, Any], *, strict: bool = True) -> list[str]:
+    """What of `saved` does not fit the module: missing, unexpected (if `strict`), another shape."""
     problems = []
     here = module.state_dict()
     for key in here:
-        if key not in saved:
+        if key not in saved and strict:
             problems.append(f"{name}: '{key}' {_shape(here[key])} is in the model, but not in the checkpoint")
     for key in saved:
         if key not in here:
-            problems.append(f"{name}: '{key}' {_shape(saved[key])} is in the checkpoint, but not in the model")
+            if strict:
+                problems.append(f"{name}: '{key}' {_shape(saved[key])} is in the checkpoint, but not in the model")
         elif _shape(here[key]) != _shape(saved[key]):
             problems.append(
                 f"{name}: '{key}' is {_shape(saved[key])} in the checkpoint, but {_shape(here[key])} in the model"

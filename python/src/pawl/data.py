@@ -119,6 +119,7 @@ class ResumableLoader:
         self.is_stateful = hasattr(inner, "state_dict") and hasattr(inner, "load_state_dict")
         self._epoch = 0
         self._given = 0
+        self._is_complete = False  # all batches of the epoch were handed out
         self._begun: Optional[dict[str, Any]] = None  # all generators when this epoch's pass began
         self._resumed: Optional[dict[str, Any]] = None
         self._skipping: Optional[_SkippingSampler] = None
@@ -162,6 +163,7 @@ class ResumableLoader:
             "begun": self._begun,
             "own": self._own(),
             "has_workers": self._has_workers(),
+            "is_complete": self._is_complete,
         }
         if self.is_stateful:
             state["loader"] = self.loader.state_dict()
@@ -176,15 +178,20 @@ class ResumableLoader:
         """How many batches of an epoch have been handed out: where `batches` goes on."""
         if self._resumed is not None:
             return int(self._resumed["batches"]) if self._resumed["epoch"] == epoch else 0
-        return self._given if self._epoch == epoch else 0
+        return self._given if self._epoch == epoch and not self._is_complete else 0
 
     # ---- the position that C++ knows too: of a ShuffledSampler, in samples ----
 
-    def shared_position(self) -> Optional[dict[str, int]]:
-        """As ``pawl::ShuffledSampler`` saves it; None where the order is not that of a `ShuffledSampler`."""
+    def shared_position(self, epochs: int) -> Optional[dict[str, int]]:
+        """As ``pawl::ShuffledSampler`` saves it; None where the order is not that of a `ShuffledSampler`.
+
+        `epochs` are completed: with its pass complete and its epoch too, the next pass is the one that is due.
+        """
         sampler = getattr(self.loader, "sampler", None)
         if not isinstance(sampler, ShuffledSampler) or self.loader.batch_size is None:
             return None
+        if self._is_complete and epochs > self._epoch:
+            return {"seed": _signed(sampler.seed), "epoch": self._epoch + 1, "position": 0, "size": sampler.size}
         position = min(self._given * self.loader.batch_size, sampler.size)
         return {"seed": _signed(sampler.seed), "epoch": self._epoch, "position": position, "size": sampler.size}
 
@@ -214,7 +221,7 @@ class ResumableLoader:
         """The rest of an epoch's batches: all, unless it was resumed in its middle, or left there by an exception."""
         resumed, self._resumed = self._resumed, None
         had_workers = resumed is not None and resumed.get("has_workers", False)
-        if resumed is None and self._epoch == epoch and self._given > 0:
+        if resumed is None and self._epoch == epoch and self._given > 0 and not self._is_complete:
             resumed = self.state_dict()
         if resumed is not None and (resumed["epoch"] != epoch or resumed["batches"] == 0):
             resumed = None
@@ -231,17 +238,20 @@ class ResumableLoader:
             source = self._begin(self._begun, 0)
         else:
             source = self._rewind(resumed)
+        self._is_complete = False
         for batch in source:
             self._given += 1
             yield batch
-        # The next pass begins at its beginning, also when a checkpoint is taken before it does.
-        self._epoch, self._given, self._begun = epoch + 1, 0, None
+        # The position stays at the end: a checkpoint of an evaluation, before the epoch is ended, is of this pass.
+        self._is_complete = True
 
     def _rewind(self, resumed: dict[str, Any]) -> Iterator[Any]:
         self._given = int(resumed["batches"])
         # C++ has no generators of a pass: its order is of the seed and the epoch alone.
         begun: dict[str, Any] = resumed["begun"] or self._capture()
         self._begun = begun
+        if self.is_stateful and resumed.get("is_complete", False):
+            return iter(())  # its own state is that of the next pass
         if self.is_stateful:
             # It starts workers and draws their seed, as the pass that was left did when it began.
             now = _rng.capture()

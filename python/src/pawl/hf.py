@@ -24,6 +24,7 @@ from typing import Any, Optional, Union
 
 from transformers import TrainerCallback
 
+from pawl import _shards
 from pawl._fetches import Fetches
 from pawl._native import PawlError
 from pawl._run import Run, Stopped, attach, exit_code
@@ -166,6 +167,11 @@ def _trainer_above(frame: Any) -> Any:
 
 
 def _refuse_what_can_not_resume(trainer: Any) -> None:
+    if _shards.holds_parts(unwrapped(trainer.model), {}):
+        raise PawlError(
+            "pawl.hf.Callback resumes one device and DistributedDataParallel; this Trainer's model is cut among the "
+            "ranks (tensor parallelism). Train without it, or write the loop with pawl.attach, which saves parts."
+        )
     for name in ("is_deepspeed_enabled", "is_fsdp_enabled"):
         if getattr(trainer, name, False):
             kind = "DeepSpeed" if "deepspeed" in name else "FSDP"
@@ -299,8 +305,7 @@ class _Training:
         if saved is None:
             return
         module = unwrapped(self._trainer.model)
-        if self._strict:
-            refuse(self._what(), problems_of_module("model", module, saved))
+        refuse(self._what(), problems_of_module("model", module, saved, strict=self._strict))
         module.load_state_dict(saved, strict=self._strict)
 
     def _load_optimizer_and_scheduler(self, original: Callable[..., Any], directory: Any) -> None:

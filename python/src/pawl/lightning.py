@@ -140,6 +140,11 @@ class _Part:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.saved = state
 
+    def take(self) -> Optional[dict[str, Any]]:
+        """Once: nobody else holds a copy of the model for the rest of the fit."""
+        saved, self.saved = self.saved, None
+        return saved
+
 
 class _Fit:
     """One call of ``fit()``: what is saved, when, and how it comes back."""
@@ -229,10 +234,10 @@ class _Fit:
         self._hook(loop, "on_advance_end", self._end_epoch)
         self._hook(loop.epoch_loop, "advance", self._begin_batch)
         self._hook(loop.epoch_loop, "on_advance_end", self._end_batch)
-        rest = self.parts["lightning"].saved
+        rest = self.parts["lightning"].take()
         if rest is None:
             return
-        model, optimizer = self.parts["model"].saved, self.parts["optimizer"].saved
+        model, optimizer = self.parts["model"].take(), self.parts["optimizer"].take()
         assert model is not None
         assert optimizer is not None
         # Where the module is made later (configure_model), Lightning is the one to say it.
