@@ -129,10 +129,7 @@ void Adopter::say_foreign(const std::string& path, const std::string& why, Looke
     if (!said_.insert(path).second) return;
     looked.notes.push_back(
         {Gravity::kWarning,
-         fmt::format("'{}' is not kept: {}. A file without checksums can't be told from one that "
-                     "was torn. If the script calls torch.save with "
-                     "_use_new_zipfile_serialization=False, leave that out. The job is supervised "
-                     "all the same",
+         fmt::format("'{}' is not kept: {}. The job is supervised all the same",
                      shown_path(path, settings_.working_directory), why)});
 }
 

@@ -36,6 +36,11 @@ public:
         return "";
     }
 
+    // PyTorch saves so after torch.serialization.set_crc32_options(False).
+    [[nodiscard]] bool are_all_left_out() const {
+        return std::ranges::all_of(records_, [](const auto& record) { return record.crc == 0; });
+    }
+
 private:
     const std::vector<torchfile::Record>& records_;
     std::vector<std::uint32_t> crcs_;
@@ -50,6 +55,20 @@ bool is_same(const torchfile::Directory& one, const torchfile::Directory& other)
                               });
 }
 
+std::string why_foreign(std::string_view what, std::string_view what_to_do) {
+    return fmt::format("{}. A file without checksums can't be told from one that was torn{}", what,
+                       what_to_do);
+}
+
+// What a foreign file is, and what the script may do: the error's own advice is for people.
+std::string why_foreign(const Error& error) {
+    if (error.message().find("before 1.6") == std::string::npos)
+        return fmt::format("{}. Only what torch.save writes is kept", error.message());
+    return why_foreign(error.message(),
+                       ". If the script calls torch.save with "
+                       "_use_new_zipfile_serialization=False, leave that out");
+}
+
 // Whether the error tells something of the file, and what; else it is handed on.
 Result<void> judge(const Error& error, Examined& result) {
     // Of so few bytes any format could be the beginning: also a zip archive that was cut short.
@@ -61,6 +80,7 @@ Result<void> judge(const Error& error, Examined& result) {
         result.wholeness = Wholeness::kTorn;
     } else if (error.kind() == ErrorKind::kUnsupported) {
         result.wholeness = Wholeness::kForeign;
+        result.why = why_foreign(error);
     } else if (error.kind() == ErrorKind::kNotFound) {
         result.wholeness = Wholeness::kAbsent;
     } else {
@@ -84,7 +104,15 @@ Result<void> read_all(const ByteSource& source, Examined& result) {
         entry.chunks.push_back(xxh3_128(chunk));
         crcs.add(begin, chunk);
     }
-    if (const std::string damaged = crcs.first_damaged(); !damaged.empty()) {
+    const std::string damaged = crcs.first_damaged();
+    if (!damaged.empty() && crcs.are_all_left_out()) {
+        result.wholeness = Wholeness::kForeign;
+        result.why = why_foreign("it was saved without its checksums",
+                                 ". If the script calls "
+                                 "torch.serialization.set_crc32_options(False), leave that out");
+        return {};
+    }
+    if (!damaged.empty()) {
         result.wholeness = Wholeness::kTorn;
         result.why = fmt::format("record '{}' does not have the CRC that it states", damaged);
         return {};

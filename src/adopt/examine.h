@@ -20,14 +20,15 @@ enum class Wholeness {
 
 struct Examined {
     Wholeness wholeness = Wholeness::kAbsent;
-    std::string why;  // of what is torn or foreign
+    std::string why;  // of what is torn; of what is foreign, with what may be done
     Facts facts;
     checkpoint::FileEntry entry;   // of a whole one: size and digests, without a name
     checkpoint::Imported numbers;  // of a whole one: what its keys say
 };
 
 // `path` is final. Reads the file once, from end to end: the bytes that are digested are those
-// whose CRCs hold. Needs a few MiB, whatever the file's size. An error says nothing of the file.
+// whose CRCs hold. Needs a few MiB, whatever the file's size. An error says nothing
+// of the file.
 [[nodiscard]] Result<Examined> examine(FileSystem& fs, const std::string& path);
 
 // The zip directory alone: for files of a series that nobody is about to use. Never kWhole for one

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
 import select
 import signal
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -659,3 +661,34 @@ def test_jobs_of_a_service_keep_their_own_files_apart(place: Place) -> None:
     for name in ("a", "b"):
         kept = place.path / "kept" / name / "latest" / "checkpoint.pth"
         assert kept.read_bytes() == (place.path / name / "checkpoint.pth").read_bytes()
+
+
+# ---- what the world brings: formats, names, damage of what is kept ----
+
+# {"epoch": 2}, saved by PyTorch 2.15 after torch.serialization.set_crc32_options(False).
+WITHOUT_CHECKSUMS = (
+    "c-ozk%TB^T6oyX=l-mk}2`jg<Kp4u<%fgt{q?>LUSB4F#Fk)k&&`wM=G4UyU7GJ|Ra(Wq|wk3v>oXqC@=l^o%x2;MQpwWO_wV(%!(bA#L"
+    "aQp0;Mi*uU^&!6R;J(J@$<|*y?F35<hqhIZ7oMkWmzs27z)XgZez11v{DlOe>u*e>U+7g-W9}uSUGCL|>&Pple&DRg-0|GiW=%HKH1vPl"
+    "<x0UEKuo(Fpba$!@bF5BA1p~=8UoBbmr{@L9a7rmJDPCIcKjad=5+F;CawST_dtsd7)4?flE7sbd~+z{n7d2Uz$c*~Sw|XHG(}ZaMb_oX"
+    "7-57ER*)u7F&?XUDo>F<;gtQfZA*w?Gn_nbtsMD2$3;3GolZtWV%?u;7RmYHx*7R*BG09*XaoQDc4ot!0EcloX5GvPKV#t$Vt&M4Ms_Ab"
+    ">G#@}Bn{HJi^^4o{P6XK<oyzpm+9)!ds*F|+O}#^qLJeHWcCNd$iuP"
+)
+
+
+def test_a_file_that_was_saved_without_checksums_is_left_alone_and_said(place: Place) -> None:
+    whole = zlib.decompress(base64.b85decode(WITHOUT_CHECKSUMS))
+    (place.path / "whole").write_bytes(whole)
+    body = """
+say(f"finds {os.path.exists('checkpoint.pth')}")
+shutil.copyfile("whole", "checkpoint.pth")
+"""
+    first = place.run(script(place, body), ADOPT)
+
+    assert first.code == 0, first.output
+    assert "'checkpoint.pth' is not kept: it was saved without its checksums" in first.output
+    assert "leave that out. The job is supervised all the same" in first.output
+    second = place.run(script(place, body), ADOPT)
+    assert second.code == 0, second.output
+    assert said(place) == ["finds False", "finds True"]
+    assert aside(place.path) == []
+    assert (place.path / "checkpoint.pth").read_bytes() == whole
