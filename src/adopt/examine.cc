@@ -9,6 +9,15 @@
 namespace pawl::adopt {
 namespace {
 
+// Above this a pickle is not asked for its numbers.
+constexpr std::uint64_t kPickleBytesMax = std::uint64_t{4} << 20;
+
+std::uint64_t pickle_bytes(const torchfile::Directory& directory) {
+    const auto found = std::ranges::find(directory.records, directory.root + "/data.pkl",
+                                         &torchfile::Record::name);
+    return found == directory.records.end() ? 0 : found->data.bytes;
+}
+
 // CRCs of the records of a directory, from chunks in their order. Records are in order of their
 // offsets and do not overlap.
 class RecordCrcs {
@@ -120,7 +129,9 @@ Result<void> read_all(const ByteSource& source, Examined& result) {
     const auto again = torchfile::read_directory(source);
     result.wholeness =
         again && is_same(*directory, *again) ? Wholeness::kWhole : Wholeness::kChanging;
-    // What it is a version of is nice to know. A pickle that holds more than data says it not.
+    // What it is a version of is nice to know. A pickle that holds more than data says it not, and
+    // a large one is not worth what it costs: read, it takes many times its size.
+    if (pickle_bytes(*directory) > kPickleBytesMax) return {};
     if (const auto archive = torchfile::read_archive(source))
         result.numbers = checkpoint::numbers_in(archive->document);
     return {};

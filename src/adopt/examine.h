@@ -23,12 +23,12 @@ struct Examined {
     std::string why;  // of what is torn; of what is foreign, with what may be done
     Facts facts;
     checkpoint::FileEntry entry;   // of a whole one: size and digests, without a name
-    checkpoint::Imported numbers;  // of a whole one: what its keys say
+    checkpoint::Imported numbers;  // of a whole one: what its keys say, if its pickle is small
 };
 
 // `path` is final. Reads the file once, from end to end: the bytes that are digested are those
-// whose CRCs hold. Needs a few MiB, whatever the file's size. An error says nothing
-// of the file.
+// whose CRCs hold. Needs a few MiB, and room for the values of a small pickle, whatever the file's
+// size. An error says nothing of the file.
 [[nodiscard]] Result<Examined> examine(FileSystem& fs, const std::string& path);
 
 // The zip directory alone: for files of a series that nobody is about to use. Never kWhole for one

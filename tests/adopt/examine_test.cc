@@ -67,5 +67,24 @@ TEST(ExamineFormat, AdviceFitsTheFormatAndEndsWithoutADot) {
     EXPECT_THAT(legacy.why, Not(EndsWith(".")));
 }
 
+TEST(ExamineFormat, ALargePickleIsNotAskedForItsNumbers) {
+    const auto with_text = [](std::size_t bytes) {
+        torchfile::Dict root;
+        root.set("step", std::int64_t{7});
+        root.set("text", std::string(bytes, 'x'));
+        const auto plan = torchfile::plan_image({.root = std::move(root)}, "archive");
+        Bytes image(plan->bytes);
+        torchfile::lay_out(*plan, image);
+        EXPECT_TRUE(torchfile::fill_crcs(image));
+        return image;
+    };
+    const Examined small = examined(with_text(std::size_t{1} << 20));
+    const Examined large = examined(with_text(std::size_t{5} << 20));
+
+    EXPECT_EQ(small.numbers.step, Step{7});
+    EXPECT_EQ(large.wholeness, Wholeness::kWhole);
+    EXPECT_FALSE(large.numbers.step);
+}
+
 }  // namespace
 }  // namespace pawl::adopt
