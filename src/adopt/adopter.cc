@@ -2,6 +2,7 @@
 #include "adopt/adopter.h"
 
 #include "base/crash_point.h"
+#include "torchfile/text.h"
 
 #include <algorithm>
 
@@ -64,6 +65,7 @@ Result<void> Adopter::find_below(const Pattern& pattern, std::size_t depth,
 }
 
 void Adopter::add_file(const std::string& path, std::vector<Found>& found, Looked& looked) {
+    if (!can_be_named(path, looked)) return;
     const auto final = final_path(path);
     if (!final) return looked.notes.push_back({Gravity::kWarning, final.error().text()});
     if (*final != path) {
@@ -75,6 +77,20 @@ void Adopter::add_file(const std::string& path, std::vector<Found>& found, Looke
     const auto facts = facts_of(*final);
     if (!facts) return looked.notes.push_back({Gravity::kWarning, facts.error().text()});
     if (facts->has_value()) found.push_back({.path = path, .final = *final, .facts = **facts});
+}
+
+// A manifest could not say where such a file belongs.
+bool Adopter::can_be_named(const std::string& path, Looked& looked) {
+    const std::string shown = shown_path(path, settings_.working_directory);
+    if (torchfile::is_valid_utf8(shown)) return true;
+    if (said_.insert(path).second) {
+        looked.notes.push_back(
+            {Gravity::kWarning,
+             fmt::format("'{}' is not kept: its name is no UTF-8. Give it another one. The job is "
+                         "supervised all the same",
+                         torchfile::escaped(shown))});
+    }
+    return false;
 }
 
 // The first pattern that a path matches has it. One file by name goes before any series.
@@ -128,9 +144,8 @@ std::optional<Adopter::Member> Adopter::newest_of(std::size_t pattern, Looked& l
 void Adopter::say_foreign(const std::string& path, const std::string& why, Looked& looked) {
     if (!said_.insert(path).second) return;
     looked.notes.push_back(
-        {Gravity::kWarning,
-         fmt::format("'{}' is not kept: {}. The job is supervised all the same",
-                     shown_path(path, settings_.working_directory), why)});
+        {Gravity::kWarning, fmt::format("'{}' is not kept: {}. The job is supervised all the same",
+                                        shown_path(path, settings_.working_directory), why)});
 }
 
 // ---- into a checkpoint ----

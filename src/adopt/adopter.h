@@ -104,6 +104,7 @@ private:
     Result<void> find_below(const Pattern& pattern, std::size_t depth, const std::string& directory,
                             std::vector<Found>& found, Looked& looked);
     void add_file(const std::string& path, std::vector<Found>& found, Looked& looked);
+    [[nodiscard]] bool can_be_named(const std::string& path, Looked& looked);
     [[nodiscard]] std::optional<Member> newest_of(std::size_t pattern, Looked& looked);
     void say_foreign(const std::string& path, const std::string& why, Looked& looked);
     [[nodiscard]] std::size_t pattern_of_path(const std::string& path) const;

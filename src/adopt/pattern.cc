@@ -2,6 +2,7 @@
 #include "adopt/pattern.h"
 
 #include "checkpoint/name.h"
+#include "torchfile/text.h"
 
 #include <fmt/format.h>
 #include <fnmatch.h>
@@ -35,6 +36,16 @@ std::string normal(const std::string& path) {
     while (text.size() > 1 && text.ends_with('/'))
         text.pop_back();
     return text;
+}
+
+// A manifest is JSON, and says of a name what can be said in UTF-8: no other is given to a file.
+std::string without_what_cannot_be_said(std::string name) {
+    const bool is_text = torchfile::is_valid_utf8(name);
+    for (char& character : name) {
+        const auto byte = static_cast<unsigned char>(character);
+        if (byte < ' ' || byte == 0x7f || (byte >= 0x80 && !is_text)) character = '_';
+    }
+    return name;
 }
 
 bool is_taken(const std::string& name, const std::vector<std::string>& names) {
@@ -98,9 +109,10 @@ std::vector<std::string> names_in_checkpoint(const std::vector<std::string>& pat
     std::vector<std::string> names;
     for (const std::string& path : paths) {
         const std::string own = path.substr(path.find_last_of('/') + 1);
-        std::string name = own;
+        std::string name = without_what_cannot_be_said(own);
         for (std::size_t number = 2; is_taken(name, names) || name.size() > kNameBytesMax; ++number)
-            name = fmt::format("{}-{}", number, own.substr(0, kNameBytesMax - 20));
+            name = fmt::format("{}-{}", number,
+                               without_what_cannot_be_said(own.substr(0, kNameBytesMax - 20)));
         names.push_back(std::move(name));
     }
     return names;

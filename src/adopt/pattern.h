@@ -37,7 +37,8 @@ struct Pattern {
 [[nodiscard]] std::string shown_path(const std::string& path, std::string_view working_directory);
 [[nodiscard]] std::string whole_path(std::string_view shown, std::string_view working_directory);
 
-// The names that files have in a checkpoint: their own, with a number before one that is taken.
+// The names that files have in a checkpoint: their own, with a number before one that is taken, and
+// '_' for what is a control character or no UTF-8.
 [[nodiscard]] std::vector<std::string> names_in_checkpoint(const std::vector<std::string>& paths);
 
 }  // namespace pawl::adopt

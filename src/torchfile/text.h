@@ -1,5 +1,5 @@
 // Text that comes from a file or goes into one: checked before it is used, made safe before it is
-// shown. Private to torchfile.
+// shown.
 #pragma once
 
 #include <string>

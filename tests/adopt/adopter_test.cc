@@ -221,6 +221,25 @@ TEST(Adopter, CountsVersionsThatSayNoNumber) {
     EXPECT_THAT(steps, ElementsAre(1, 2, 3));
 }
 
+TEST(Adopter, LeavesAFileWhosePathNoManifestCanSay) {
+    Script script({"*.pth"});
+    write(script.path("a\xff.pth"), version(1));
+    write(script.path("a\nb.pth"), version(2));
+
+    const Prepared prepared = script.start();
+
+    ASSERT_EQ(prepared.looked.notes.size(), 1u);
+    EXPECT_THAT(prepared.looked.notes.front().text, HasSubstr("'a\\xff.pth' is not kept"));
+    EXPECT_EQ(prepared.resume_path, script.path("a\nb.pth"));
+    ASSERT_TRUE(prepared.looked.committed);
+    const auto verified = checkpoint::verify(*script.fs, prepared.looked.committed->path);
+    ASSERT_TRUE(verified.has_value());
+    EXPECT_TRUE(verified->is_valid());
+    EXPECT_EQ(read(prepared.looked.committed->path + "/a_b.pth"), version(2));
+    EXPECT_TRUE(std::filesystem::exists(script.path("a\xff.pth")));
+    EXPECT_THAT(script.look().notes, IsEmpty()) << "said once";
+}
+
 TEST(Adopter, PutsTheNewestVersionBackWithItsModeAndTime) {
     Script script({"c.pth"});
     static_cast<void>(script.start());

@@ -1,6 +1,8 @@
 // Which files a script saves: by name, in a series, and how they are called in a checkpoint.
 #include "adopt/pattern.h"
 
+#include "torchfile/text.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -71,6 +73,17 @@ TEST(Pattern, FilesHaveNamesOfTheirOwnInACheckpoint) {
     const std::string long_name(255, 'x');
     for (const std::string& name : names_in_checkpoint({"/w/" + long_name, "/v/" + long_name}))
         EXPECT_LE(name.size(), 255u);
+}
+
+TEST(Pattern, NamesInACheckpointCanBeSaidInItsManifest) {
+    std::string cyrillic;  // of 252 bytes: to be cut, in the middle of a letter
+    for (int i = 0; i < 125; ++i)
+        cyrillic += "\xd0\xb6";
+    const std::string cut = names_in_checkpoint({"/w/x" + cyrillic + "y"}).front();
+
+    EXPECT_THAT(names_in_checkpoint({"/w/a\xff.pth", "/w/a\xfe.pth", "/w/a\nb.pth", "/w/\xd0\xb6"}),
+                ElementsAre("a_.pth", "2-a_.pth", "a_b.pth", "\xd0\xb6"));
+    EXPECT_TRUE(torchfile::is_valid_utf8(cut)) << cut;
 }
 
 }  // namespace

@@ -692,3 +692,16 @@ shutil.copyfile("whole", "checkpoint.pth")
     assert said(place) == ["finds False", "finds True"]
     assert aside(place.path) == []
     assert (place.path / "checkpoint.pth").read_bytes() == whole
+
+
+def test_a_name_that_no_manifest_can_say_costs_no_checkpoint(place: Place) -> None:
+    body = r"""
+for name in (b"b.pth", b"a\xff.pth"):
+    save(name.decode(errors="surrogateescape"), epoch=1)
+"""
+    ended = place.run(script(place, body), ["--adopt", "*.pth"])
+
+    assert ended.code == 0, ended.output
+    assert r"'a\xff.pth' is not kept: its name is no UTF-8" in ended.output
+    assert manifests(place)[-1]["adopted"][0]["path"] == "b.pth"  # type: ignore[index]
+    assert place.pawl("checkpoints", "verify").code == 0
