@@ -5,6 +5,7 @@
 #include "torchfile/text.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pawl::adopt {
 namespace {
@@ -192,6 +193,45 @@ void Adopter::number(const std::map<std::size_t, Member>& changed,
 
 void Adopter::commit(const std::map<std::size_t, Member>& changed, const Context& context,
                      Looked& looked) {
+    Members members = changed;
+    Kepts kept;
+    for (std::size_t i = 0; i < patterns_.size(); ++i) {
+        const Version version = newest_version(i);
+        if (version.file == nullptr || members.contains(i)) continue;
+        kept[i] = {.file = *version.file, .entry = *version.entry, .directory = newest_path_};
+    }
+    bool is_kept_lost = false;
+    auto committed = commit_files(members, kept, context, is_kept_lost);
+    if (is_kept_lost) {
+        if (said_.insert(newest_path_).second) {
+            looked.notes.push_back(
+                {Gravity::kWarning,
+                 fmt::format("the newest checkpoint no longer has what it had: {}. Its files are "
+                             "taken from where the script saves them, or from an older checkpoint",
+                             committed.error().text())});
+        }
+        replace_kept(members, kept, looked);
+        committed = commit_files(members, kept, context, is_kept_lost);
+    }
+    if (!committed) {
+        for (const auto& [pattern, member] : members)
+            seen_.erase(member.path);  // the next look takes them for new once more
+        // Written anew meanwhile: an event will follow, or has.
+        if (committed.error().kind() != ErrorKind::kBusy) looked.failed = committed.error();
+        return;
+    }
+    crash_point("adopt: committed");
+    newest_ = committed->manifest;
+    newest_path_ = committed->path;
+    for (const auto& [pattern, member] : members)
+        numbers_[member.path] = member.examined.numbers;
+    looked.committed = std::move(*committed);
+}
+
+// `is_kept_lost`: it failed for one of those that a checkpoint has, and no longer has.
+Result<checkpoint::Committed> Adopter::commit_files(const Members& changed, const Kepts& kept,
+                                                    const Context& context, bool& is_kept_lost) {
+    is_kept_lost = false;
     checkpoint::Manifest manifest = context.manifest;
     manifest.reason = checkpoint::Reason::kAdopt;
     number(changed, manifest);
@@ -199,39 +239,32 @@ void Adopter::commit(const std::map<std::size_t, Member>& changed, const Context
     std::vector<checkpoint::KnownFile> files;
     std::vector<std::unique_ptr<ByteSource>> sources;
     std::vector<std::string> paths;
-    const auto open = [&](const std::string& path) -> Result<void> {
-        auto source = fs_.open_file(path);
-        if (!source) return source.error();
-        sources.push_back(std::move(*source));
-        return {};
-    };
-    const auto gather = [&]() -> Result<void> {
-        for (std::size_t i = 0; i < patterns_.size(); ++i) {
-            const Version kept = newest_version(i);
-            if (const auto member = changed.find(i); member != changed.end()) {
-                const Examined& examined = member->second.examined;
-                RETURN_IF_ERROR(open(member->second.final));
-                paths.push_back(member->second.path);
-                files.push_back({.source = sources.back().get(), .entry = examined.entry});
-                manifest.adopted.push_back(
-                    {.mode = examined.facts.mode, .modified_ns = examined.facts.modified_ns});
-            } else if (kept.file != nullptr) {
-                RETURN_IF_ERROR(open(join_path(newest_path_, kept.file->name)));
-                paths.push_back(whole_path(kept.file->path, settings_.working_directory));
-                files.push_back({.source = sources.back().get(), .entry = *kept.entry});
-                manifest.adopted.push_back(*kept.file);
-            }
+    for (std::size_t i = 0; i < patterns_.size(); ++i) {
+        const auto member = changed.find(i);
+        const auto version = kept.find(i);
+        if (member == changed.end() && version == kept.end()) continue;
+        const bool is_kept = member == changed.end();
+        auto source =
+            fs_.open_file(is_kept ? join_path(version->second.directory, version->second.file.name)
+                                  : member->second.final);
+        if (!source) {
+            is_kept_lost = is_kept && source.error().kind() == ErrorKind::kNotFound;
+            return source.error();
         }
-        return {};
-    };
-    const auto forget = [&] {  // the next look takes them for new once more
-        for (const auto& [pattern, member] : changed)
-            seen_.erase(member.path);
-    };
-    if (auto gathered = gather(); !gathered) {
-        forget();
-        looked.failed = gathered.error();
-        return;
+        sources.push_back(std::move(*source));
+        if (is_kept) {
+            paths.push_back(whole_path(version->second.file.path, settings_.working_directory));
+            files.push_back({.source = sources.back().get(),
+                             .entry = version->second.entry,
+                             .is_checkpoints = true});
+            manifest.adopted.push_back(version->second.file);
+        } else {
+            const Examined& examined = member->second.examined;
+            paths.push_back(member->second.path);
+            files.push_back({.source = sources.back().get(), .entry = examined.entry});
+            manifest.adopted.push_back(
+                {.mode = examined.facts.mode, .modified_ns = examined.facts.modified_ns});
+        }
     }
     const std::vector<std::string> names = names_in_checkpoint(paths);
     for (std::size_t i = 0; i < files.size(); ++i) {
@@ -241,18 +274,54 @@ void Adopter::commit(const std::map<std::size_t, Member>& changed, const Context
     }
     crash_point("adopt: examined");
     auto committed = store_.commit(std::move(manifest), files, context.retention);
-    if (!committed) {
-        forget();
-        // Written anew meanwhile: an event will follow, or has.
-        if (committed.error().kind() != ErrorKind::kBusy) looked.failed = committed.error();
-        return;
+    is_kept_lost = !committed && committed.error().kind() == ErrorKind::kCorrupt;
+    return committed;
+}
+
+// The newest checkpoint has rotted, or is gone: what it had is looked for elsewhere.
+void Adopter::replace_kept(Members& changed, Kepts& kept, Looked& looked) {
+    for (const auto& [pattern, lost] : std::exchange(kept, {})) {
+        const std::string path = whole_path(lost.file.path, settings_.working_directory);
+        if (auto member = whole_on_disk(path)) {
+            seen_[path] = {.facts = member->examined.facts, .wholeness = Wholeness::kWhole};
+            changed.emplace(pattern, std::move(*member));
+        } else if (auto older = whole_in_a_checkpoint(path)) {
+            kept.emplace(pattern, std::move(*older));
+        } else if (said_.insert(fmt::format("{} in {}", path, newest_path_)).second) {
+            looked.notes.push_back(
+                {Gravity::kWarning,
+                 fmt::format("'{}' is not in the next checkpoint: neither the file nor a version "
+                             "of it in a checkpoint is whole",
+                             lost.file.path)});
+        }
     }
-    crash_point("adopt: committed");
-    newest_ = committed->manifest;
-    newest_path_ = committed->path;
-    for (const auto& [pattern, member] : changed)
-        numbers_[member.path] = member.examined.numbers;
-    looked.committed = std::move(*committed);
+}
+
+std::optional<Adopter::Member> Adopter::whole_on_disk(const std::string& path) {
+    const auto final = final_path(path);
+    if (!final) return std::nullopt;
+    auto examined = examine(fs_, *final);
+    if (!examined || examined->wholeness != Wholeness::kWhole) return std::nullopt;
+    return Member{.path = path, .final = *final, .examined = std::move(*examined)};
+}
+
+// The newest one that is whole, whatever else its checkpoint has.
+std::optional<Adopter::Kept> Adopter::whole_in_a_checkpoint(const std::string& path) {
+    const auto listed = store_.list();
+    for (const checkpoint::Listed& one : listed ? *listed : std::vector<checkpoint::Listed>{}) {
+        const auto verified = checkpoint::verify(fs_, one.path);
+        if (!verified || !verified->manifest) continue;
+        const checkpoint::Manifest& manifest = *verified->manifest;
+        for (std::size_t i = 0; i < manifest.adopted.size(); ++i) {
+            const checkpoint::AdoptedFile& file = manifest.adopted[i];
+            const bool is_whole =
+                std::ranges::find(verified->damages, file.name, &checkpoint::Damage::file) ==
+                verified->damages.end();
+            if (is_whole && whole_path(file.path, settings_.working_directory) == path)
+                return Kept{.file = file, .entry = manifest.files[i], .directory = one.path};
+        }
+    }
+    return std::nullopt;
 }
 
 }  // namespace pawl::adopt

@@ -87,6 +87,14 @@ private:
         std::string final;
         Examined examined;
     };
+    // One that a checkpoint has, and that is to be in the next one too.
+    struct Kept {
+        checkpoint::AdoptedFile file;
+        checkpoint::FileEntry entry;
+        std::string directory;  // of the checkpoint
+    };
+    using Members = std::map<std::size_t, Member>;  // by pattern
+    using Kepts = std::map<std::size_t, Kept>;
     // A version that a checkpoint has.
     struct Version {
         const checkpoint::AdoptedFile* file = nullptr;
@@ -111,6 +119,13 @@ private:
 
     void commit(const std::map<std::size_t, Member>& changed, const Context& context,
                 Looked& looked);
+    [[nodiscard]] Result<checkpoint::Committed> commit_files(const Members& changed,
+                                                             const Kepts& kept,
+                                                             const Context& context,
+                                                             bool& is_kept_lost);
+    void replace_kept(Members& changed, Kepts& kept, Looked& looked);
+    [[nodiscard]] std::optional<Member> whole_on_disk(const std::string& path);
+    [[nodiscard]] std::optional<Kept> whole_in_a_checkpoint(const std::string& path);
     [[nodiscard]] Version newest_version(std::size_t pattern) const;
     [[nodiscard]] Version newest_version(const std::string& path) const;
     void number(const std::map<std::size_t, Member>& changed, checkpoint::Manifest& manifest) const;

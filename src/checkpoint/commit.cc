@@ -89,6 +89,14 @@ Result<void> copy_known(const KnownFile& known, WritableFile& file) {
         const std::span<std::byte> chunk =
             std::span(buffer).first(std::min(entry.chunk_bytes, entry.bytes - begin));
         const auto read = known.source->read_at(begin, chunk);
+        if (known.is_checkpoints) {
+            if (!read) return make_error(ErrorKind::kCorrupt, "{}", read.error().text());
+            if (xxh3_128(chunk) != entry.chunks[i]) {
+                return make_error(ErrorKind::kCorrupt,
+                                  "'{}', chunk {}: its digest is not what its manifest says",
+                                  entry.name, i);
+            }
+        }
         if (!read && read.error().kind() != ErrorKind::kCorrupt) return read.error();
         if (!read || xxh3_128(chunk) != entry.chunks[i])
             return make_error(ErrorKind::kBusy, "'{}' changed while it was copied", entry.name);

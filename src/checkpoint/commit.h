@@ -22,10 +22,12 @@ struct RankImage {
 };
 
 // A file that is kept as it is: what is written has the digests that `entry` says, or there is no
-// commit (kBusy: it has changed since they were computed).
+// commit. kBusy: it has changed since they were computed. kCorrupt: it is a checkpoint's, which
+// nobody writes to.
 struct KnownFile {
     const ByteSource* source = nullptr;  // outlives the commit
     FileEntry entry;                     // its name here, its size and digests
+    bool is_checkpoints = false;
 };
 
 // `manifest` says all but the files; world_size images are given, one a rank from 0 on.

@@ -201,6 +201,86 @@ TEST(Adopter, TakesTheVersionBeforeOfAFileThatIsJustBeingWritten) {
     EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(11));
 }
 
+// Of two files one is saved anew; what the newest checkpoint has of the other has come to harm.
+struct TwoFiles : Script {
+    std::string newest;
+
+    TwoFiles() : Script({"model.pth", "optimizer.pth"}) {
+        static_cast<void>(start());
+        for (const unsigned step : {1u, 2u}) {
+            write(path("model.pth"), version(step));
+            write(path("optimizer.pth"), version(10 + step));
+            const Looked looked = look();
+            EXPECT_TRUE(looked.committed);
+            if (looked.committed) newest = looked.committed->path;
+        }
+        write(path("model.pth"), version(3));
+    }
+    void rot(const std::string& name) const {
+        Bytes bytes = read(newest + "/" + name);
+        bytes[bytes.size() / 2] ^= std::byte{1};
+        write(newest + "/" + name, bytes);
+    }
+};
+
+TEST(Adopter, TakesFromDiskWhatHasRottenInTheNewestCheckpoint) {
+    TwoFiles script;
+    script.rot("optimizer.pth");
+
+    const Looked looked = script.look();
+
+    ASSERT_TRUE(looked.committed) << (looked.failed ? looked.failed->text() : "silent");
+    EXPECT_EQ(read(looked.committed->path + "/model.pth"), version(3));
+    EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(12));
+    ASSERT_EQ(looked.notes.size(), 1u);
+    EXPECT_THAT(looked.notes.front().text, HasSubstr("its digest is not what its manifest says"));
+    EXPECT_FALSE(script.look().committed);
+}
+
+TEST(Adopter, TakesFromDiskWhatANewestCheckpointHadThatIsGone) {
+    TwoFiles script;
+    std::filesystem::create_directory(script.store.directory() + "/quarantine");
+    std::filesystem::rename(script.newest, script.store.directory() + "/quarantine/000002-step-2");
+
+    const Looked looked = script.look();
+
+    ASSERT_TRUE(looked.committed) << (looked.failed ? looked.failed->text() : "silent");
+    EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(12));
+    EXPECT_THAT(looked.notes.front().text, HasSubstr("No such file"));
+}
+
+TEST(Adopter, TakesAnOlderVersionWhereTheFileIsTornAsWell) {
+    TwoFiles script;
+    script.rot("optimizer.pth");
+    write(script.path("optimizer.pth"), half(version(13)));
+
+    const Looked looked = script.look();
+
+    ASSERT_TRUE(looked.committed) << (looked.failed ? looked.failed->text() : "silent");
+    EXPECT_EQ(read(looked.committed->path + "/model.pth"), version(3));
+    EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(11));
+    const auto verified = checkpoint::verify(*script.fs, looked.committed->path);
+    EXPECT_TRUE(verified && verified->is_valid());
+}
+
+TEST(Adopter, GoesOnWithoutAFileThatIsWholeNowhere) {
+    TwoFiles script;
+    for (const auto& entry : std::filesystem::directory_iterator(script.store.directory()))
+        std::filesystem::remove_all(entry);
+    std::filesystem::remove(script.path("optimizer.pth"));
+
+    const Looked looked = script.look();
+
+    ASSERT_TRUE(looked.committed) << (looked.failed ? looked.failed->text() : "silent");
+    EXPECT_EQ(looked.committed->manifest.adopted.size(), 1u);
+    ASSERT_EQ(looked.notes.size(), 2u);
+    EXPECT_THAT(looked.notes.back().text, HasSubstr("'optimizer.pth' is not in the next"));
+    write(script.path("optimizer.pth"), version(13));
+    const Looked again = script.look();
+    ASSERT_TRUE(again.committed);
+    EXPECT_EQ(again.committed->manifest.adopted.size(), 2u);
+}
+
 TEST(Adopter, CountsVersionsThatSayNoNumber) {
     Script script({"c.pth"});
     static_cast<void>(script.start());
