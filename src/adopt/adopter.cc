@@ -10,6 +10,9 @@
 namespace pawl::adopt {
 namespace {
 
+constexpr std::size_t kMissedSavesMax = 3;  // in a row, until it is said
+constexpr std::string_view kWrittenMeanwhile = "it was written to again before it had been copied";
+
 bool has_content(const checkpoint::FileEntry& one, const checkpoint::FileEntry& other) {
     return one.bytes == other.bytes && one.chunk_bytes == other.chunk_bytes &&
            one.chunks == other.chunks;
@@ -128,18 +131,47 @@ std::optional<Adopter::Member> Adopter::newest_of(std::size_t pattern, Looked& l
             looked.notes.push_back({Gravity::kWarning, examined.error().text()});
             continue;
         }
-        if (examined->wholeness == Wholeness::kChanging) continue;
+        if (examined->wholeness == Wholeness::kChanging) {
+            missed(pattern, one.path, examined->facts, std::string(kWrittenMeanwhile), looked);
+            continue;
+        }
         seen_[one.path] = {.facts = examined->facts, .wholeness = examined->wholeness};
+        if (examined->wholeness == Wholeness::kTorn)
+            missed(pattern, one.path, examined->facts, examined->why, looked);
         if (examined->wholeness == Wholeness::kForeign)
             say_foreign(one.path, examined->why, looked);
         if (examined->wholeness != Wholeness::kWhole) continue;
         const bool is_kept = kept.file != nullptr &&
                              whole_path(kept.file->path, settings_.working_directory) == one.path &&
                              has_content(*kept.entry, examined->entry);
-        if (is_kept) return std::nullopt;
+        if (is_kept) {
+            missed_.erase(pattern);
+            return std::nullopt;
+        }
         return Member{.path = one.path, .final = one.final, .examined = std::move(*examined)};
     }
     return std::nullopt;
+}
+
+// A file that only grows is one save that takes its time; one that begins anew, or is as long as it
+// was, is the next.
+void Adopter::missed(std::size_t pattern, const std::string& path, const Facts& facts,
+                     const std::string& why, Looked& looked) {
+    Missed& missed = missed_[pattern];
+    if (facts == missed.last) return;  // nobody has saved it since
+    const bool is_next_save = missed.saves == 0 || facts.device != missed.last.device ||
+                              facts.inode != missed.last.inode || facts.bytes <= missed.last.bytes;
+    if (is_next_save) ++missed.saves;
+    missed.last = facts;
+    if (missed.saves < kMissedSavesMax || !said_.insert(fmt::format("{} missed", path)).second)
+        return;
+    const std::string shown = shown_path(path, settings_.working_directory);
+    looked.notes.push_back(
+        {Gravity::kWarning,
+         fmt::format("'{}' was saved {} times in a row and not once could it be kept. The last "
+                     "time: {}. Save under a temporary name and rename that to '{}', or save less "
+                     "often",
+                     shown, missed.saves, why, shown)});
 }
 
 void Adopter::say_foreign(const std::string& path, const std::string& why, Looked& looked) {
@@ -216,15 +248,24 @@ void Adopter::commit(const std::map<std::size_t, Member>& changed, const Context
     if (!committed) {
         for (const auto& [pattern, member] : members)
             seen_.erase(member.path);  // the next look takes them for new once more
+        if (committed.error().kind() != ErrorKind::kBusy) {
+            looked.failed = committed.error();
+            return;
+        }
         // Written anew meanwhile: an event will follow, or has.
-        if (committed.error().kind() != ErrorKind::kBusy) looked.failed = committed.error();
+        for (const auto& [pattern, member] : members) {
+            missed(pattern, member.path, member.examined.facts, std::string(kWrittenMeanwhile),
+                   looked);
+        }
         return;
     }
     crash_point("adopt: committed");
     newest_ = committed->manifest;
     newest_path_ = committed->path;
-    for (const auto& [pattern, member] : members)
+    for (const auto& [pattern, member] : members) {
         numbers_[member.path] = member.examined.numbers;
+        missed_.erase(pattern);
+    }
     looked.committed = std::move(*committed);
 }
 

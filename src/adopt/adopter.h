@@ -81,6 +81,11 @@ private:
         Facts facts;
         Wholeness wholeness = Wholeness::kAbsent;
     };
+    // Of a pattern: saves in a row of which none could be kept.
+    struct Missed {
+        std::size_t saves = 0;
+        Facts last;
+    };
     // A version that is to be in the next checkpoint.
     struct Member {
         std::string path;
@@ -114,6 +119,8 @@ private:
     void add_file(const std::string& path, std::vector<Found>& found, Looked& looked);
     [[nodiscard]] bool can_be_named(const std::string& path, Looked& looked);
     [[nodiscard]] std::optional<Member> newest_of(std::size_t pattern, Looked& looked);
+    void missed(std::size_t pattern, const std::string& path, const Facts& facts,
+                const std::string& why, Looked& looked);
     void say_foreign(const std::string& path, const std::string& why, Looked& looked);
     [[nodiscard]] std::size_t pattern_of_path(const std::string& path) const;
 
@@ -148,6 +155,7 @@ private:
     std::string newest_path_;
     std::map<std::string, Seen> seen_;  // by path: as it was when it was last looked at
     std::map<std::string, checkpoint::Imported> numbers_;  // by path, of the newest versions
+    std::map<std::size_t, Missed> missed_;                 // by pattern
     std::set<std::string> said_;
     // Of the directory, for one prepare(): other checkpoints with adopted files, newest first.
     std::vector<checkpoint::Manifest> older_;

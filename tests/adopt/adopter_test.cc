@@ -49,7 +49,7 @@ Bytes half(const Bytes& bytes) {
 
 struct Script {
     fakes::TemporaryDirectory place;
-    std::unique_ptr<FileSystem> fs = make_posix_file_system();
+    std::unique_ptr<FileSystem> fs;
     SystemClock clock;
     checkpoint::NoLedger ledger;
     checkpoint::Store store{*fs, clock, ledger, place.path() + "/ckpt", "lm"};
@@ -58,7 +58,9 @@ struct Script {
     Settings settings{.working_directory = place.path()};
     Context context{.retention = {.keep_last = 100}};
 
-    explicit Script(std::vector<std::string> patterns) {
+    explicit Script(std::vector<std::string> patterns,
+                    std::unique_ptr<FileSystem> its_fs = make_posix_file_system())
+        : fs(std::move(its_fs)) {
         settings.patterns = std::move(patterns);
         EXPECT_TRUE(store.open());
     }
@@ -199,6 +201,96 @@ TEST(Adopter, TakesTheVersionBeforeOfAFileThatIsJustBeingWritten) {
     ASSERT_TRUE(looked.committed);
     EXPECT_EQ(read(looked.committed->path + "/model.pth"), version(2));
     EXPECT_EQ(read(looked.committed->path + "/optimizer.pth"), version(11));
+}
+
+TEST(Adopter, SaysOnceThatNoSaveCouldBeKept) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    std::vector<std::size_t> notes;
+    for (const unsigned step : {1u, 2u, 3u, 4u}) {
+        write(script.path("c.pth"), half(version(step)));
+        const Looked looked = script.look();
+        notes.push_back(looked.notes.size());
+        if (step != 3) continue;
+        ASSERT_EQ(looked.notes.size(), 1u);
+        EXPECT_THAT(looked.notes.front().text,
+                    HasSubstr("'c.pth' was saved 3 times in a row and not once could it be kept"));
+    }
+
+    EXPECT_THAT(notes, ElementsAre(0, 0, 1, 0));
+}
+
+TEST(Adopter, TakesAFileThatGrowsForOneSave) {
+    Script script({"c.pth"});
+    static_cast<void>(script.start());
+    const Bytes whole = version(1);
+    for (std::size_t bytes = 4; bytes < whole.size(); bytes += 40) {
+        // In place, as a script writes it: one file all the time.
+        std::ofstream file(script.path("c.pth"), std::ios::binary | std::ios::app);
+        const std::size_t written = bytes == 4 ? 0 : bytes - 40;
+        file.write(reinterpret_cast<const char*>(whole.data()) + written,
+                   static_cast<std::streamsize>(bytes - written));
+        file.close();
+        EXPECT_THAT(script.look().notes, IsEmpty()) << bytes;
+    }
+    write(script.path("c.pth"), whole);
+
+    EXPECT_TRUE(script.look().committed);
+}
+
+// A script that saves c.pth again each time that it has been examined, and before it is copied.
+class SavesOften final : public FileSystem {
+public:
+    Result<std::unique_ptr<ByteSource>> open_file(const std::string& path) override {
+        const bool is_scripts = path.ends_with("/c.pth") && path.find("/ckpt/") == path.npos;
+        if (is_scripts && ++opened_ % 2 == 0) write(path, version(100 + opened_));
+        return disk_->open_file(path);
+    }
+    Result<void> create_directory(const std::string& path) override {
+        return disk_->create_directory(path);
+    }
+    Result<std::vector<DirectoryEntry>> list_directory(const std::string& path) override {
+        return disk_->list_directory(path);
+    }
+    Result<std::optional<FileStatus>> status(const std::string& path) override {
+        return disk_->status(path);
+    }
+    Result<std::unique_ptr<WritableFile>> create_file(const std::string& path,
+                                                      std::uint64_t bytes) override {
+        return disk_->create_file(path, bytes);
+    }
+    Result<void> rename(const std::string& from, const std::string& to) override {
+        return disk_->rename(from, to);
+    }
+    Result<void> replace_link(const std::string& target, const std::string& path) override {
+        return disk_->replace_link(target, path);
+    }
+    Result<void> sync_directory(const std::string& path) override {
+        return disk_->sync_directory(path);
+    }
+    Result<void> remove(const std::string& path) override { return disk_->remove(path); }
+
+private:
+    std::unique_ptr<FileSystem> disk_ = make_posix_file_system();
+    unsigned opened_ = 0;
+};
+
+TEST(Adopter, SaysOnceThatAScriptSavesFasterThanItsFileIsCopied) {
+    Script script({"c.pth"}, std::make_unique<SavesOften>());
+    static_cast<void>(script.start());
+    write(script.path("c.pth"), version(1));
+    std::vector<std::size_t> notes;
+    for (int i = 0; i < 4; ++i) {
+        const Looked looked = script.look();
+        EXPECT_FALSE(looked.committed);
+        EXPECT_FALSE(looked.failed);
+        notes.push_back(looked.notes.size());
+        if (i != 2) continue;
+        ASSERT_EQ(looked.notes.size(), 1u);
+        EXPECT_THAT(looked.notes.front().text, HasSubstr("written to again before it had been"));
+    }
+
+    EXPECT_THAT(notes, ElementsAre(0, 0, 1, 0));
 }
 
 // Of two files one is saved anew; what the newest checkpoint has of the other has come to harm.

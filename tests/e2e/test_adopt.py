@@ -705,3 +705,42 @@ for name in (b"b.pth", b"a\xff.pth"):
     assert r"'a\xff.pth' is not kept: its name is no UTF-8" in ended.output
     assert manifests(place)[-1]["adopted"][0]["path"] == "b.pth"  # type: ignore[index]
     assert place.pawl("checkpoints", "verify").code == 0
+
+
+def test_a_script_whose_saves_can_never_be_kept_is_told_once(place: Place) -> None:
+    body = """
+save("whole", epoch=1)
+torn = open("whole", "rb").read()[:-30]
+while not os.path.exists("go"):
+    with open("checkpoint.pth", "wb") as file:
+        file.write(torn)
+    time.sleep(0.01)
+"""
+    daemon = place.start(script(place, body), ADOPT)
+    wait_for(lambda: "in a row and not once could it be kept" in place.output(), "the warning")
+    (place.path / "go").touch()
+    ended = place.end(daemon)
+
+    assert ended.code == 0, ended.output
+    assert ended.output.count("in a row and not once could it be kept") == 1
+    assert place.committed() == []
+
+
+def test_what_rots_in_the_newest_checkpoint_costs_no_save_of_another_file(place: Place) -> None:
+    body = """
+save("optimizer.pth", epoch=1)
+save("model.pth", epoch=1)
+wait_for("go")
+save("model.pth", epoch=2)
+"""
+    daemon = place.start(script(place, body), ["--adopt", "model.pth", "--adopt", "optimizer.pth"])
+    wait_for((place.checkpoints / "latest" / "model.pth").exists, "a checkpoint of both")
+    flip_a_byte(place.newest() / "optimizer.pth")
+    (place.path / "go").touch()
+    ended = place.end(daemon)
+
+    assert ended.code == 0, ended.output
+    assert "the newest checkpoint no longer has what it had" in ended.output
+    newest = place.newest()
+    assert (newest / "model.pth").read_bytes() == (place.path / "model.pth").read_bytes()
+    assert (newest / "optimizer.pth").read_bytes() == (place.path / "optimizer.pth").read_bytes()
