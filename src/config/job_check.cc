@@ -77,8 +77,9 @@ std::optional<Problem> adopt_problem(const JobConfig& job) {
     for (const std::string& path : job.checkpoint.adopt) {
         const std::size_t slash = path.find_last_of('/');
         const std::string last = slash == std::string::npos ? path : path.substr(slash + 1);
-        const bool is_file = !last.empty() && last != "." && last != ".." && path.front() != '~' &&
-                             path.find('\0') == std::string::npos;
+        // "--" is the command's beginning: the option before it has no value. "./--" is a file.
+        const bool is_file = !last.empty() && last != "." && last != ".." && path != "--" &&
+                             path.front() != '~' && path.find('\0') == std::string::npos;
         if (is_file) continue;
         return Problem{{"checkpoint", "adopt"},
                        fmt::format("expected the path of a file that the script saves, such as "

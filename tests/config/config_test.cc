@@ -508,6 +508,11 @@ TEST(JobCheck, RefusesWhatTheFileMayNotSay) {
          "job 'lm': key 'working_directory': expected an absolute path, found 'src'"},
         {[](JobConfig& job) { job.checkpoint.directory = ""; },
          "job 'lm': key 'checkpoint.directory': expected an absolute path, found ''"},
+        {[](JobConfig& job) {
+             job.checkpoint.adopt = {"./--", "--"};
+         },
+         "job 'lm': key 'checkpoint.adopt': expected the path of a file that the script saves, "
+         "such as checkpoint.pth or runs/*.pth, found '--'"},
         {[](JobConfig& job) { job.ranks = 1025; },
          "job 'lm': key 'ranks': expected a whole number from 1 to 1024, found '1025'"},
         {[](JobConfig& job) { job.checkpoint.cadence.every_steps = 0; },

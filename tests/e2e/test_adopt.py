@@ -556,6 +556,8 @@ def test_arguments_depend_on_ranks_that_attach_as_well(place: Place) -> None:
         (["--on-fresh", "{checkpoint}"], "on a fresh start there is none"),
         (["--on-resume", "--from 'x"], "the quote ' is not closed"),
         (["--adopt", "out/"], "expected the path of a file that the script saves"),
+        # The helper puts "--" and the command behind it.
+        (["--adopt"], "such as checkpoint.pth or runs/*.pth, found '--'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(place: Place, options: list[str], why: str) -> None:
