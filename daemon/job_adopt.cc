@@ -145,8 +145,16 @@ void JobRunner::look_at_saved_files() {
 void JobRunner::look_for_the_last_time(Incarnation number) {
     if (!adoption_ || !is_adopting() || !launch_->is_spawned)
         return happened(supervisor::RanksGone{.incarnation = number});
-    checkpoint_worker_.post([this, number, context = adopt_context()] {
-        const adopt::Looked result = adoption_->adopter->look(context);
+    const bool has_finished = std::ranges::all_of(launch_->ranks, [](const RankHolder& rank) {
+        return rank.exit && rank.exit->cause == supervisor::ExitCause::kFinished;
+    });
+    checkpoint_worker_.post([this, number, has_finished, context = adopt_context()] {
+        adopt::Looked result = adoption_->adopter->look(context);
+        // One that was killed may not have come to its first save.
+        if (has_finished) {
+            for (adopt::Note& note : adoption_->adopter->never_found())
+                result.notes.push_back(std::move(note));
+        }
         services_.loop.post([this, number, result] {
             looked(result);
             happened(supervisor::RanksGone{.incarnation = number});

@@ -5,6 +5,7 @@
 #include "torchfile/text.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 namespace pawl::adopt {
@@ -30,57 +31,125 @@ Looked Adopter::look(const Context& context) {
     return looked;
 }
 
+std::vector<Note> Adopter::never_found() {
+    std::vector<Note> notes;
+    for (std::size_t i = 0; i < patterns_.size(); ++i) {
+        const std::string& text = settings_.patterns[i];
+        if (found_.contains(text) || newest_version(i).file != nullptr) continue;
+        if (!said_.insert("never found " + text).second) continue;
+        notes.push_back(
+            {Gravity::kWarning,
+             fmt::format("no file '{}' was ever seen in '{}': nothing of it was kept. Compare the "
+                         "name with what the script saves, and where",
+                         fmt::join(patterns_[i].components, "/"), patterns_[i].directory)});
+    }
+    return notes;
+}
+
 // ---- what is there ----
 
-Result<std::vector<Adopter::Found>> Adopter::find(const Pattern& pattern, Looked& looked) {
-    std::vector<Found> found;
-    RETURN_IF_ERROR(find_below(pattern, 0, pattern.directory, found, looked));
-    std::ranges::sort(found, std::ranges::greater{},
+Adopter::Finds Adopter::find(const Pattern& pattern, Looked& looked) {
+    Finds finds;
+    watch_links(pattern.directory, looked);
+    find_below(pattern, 0, pattern.directory, finds, looked);
+    if (pattern.is_series) drop_second_names(pattern, finds.files);
+    std::ranges::sort(finds.files, std::ranges::greater{},
                       [](const Found& one) { return std::pair(one.facts.modified_ns, one.path); });
-    return found;
+    return finds;
+}
+
+// Of a series a file counts once, also if symlinks lead to it ("latest.pth"): by the name that the
+// newest checkpoint has, else by its own.
+void Adopter::drop_second_names(const Pattern& pattern, std::vector<Found>& found) const {
+    std::error_code code;
+    const std::string directory = std::filesystem::weakly_canonical(pattern.directory, code);
+    const auto rank = [&](const Found& one, const std::string& file) {
+        const bool is_own = directory + one.path.substr(pattern.directory.size()) == file;
+        return std::pair(newest_version(one.path).file != nullptr, is_own);
+    };
+    std::map<std::string, Found> files;
+    for (Found& one : found) {
+        std::string file = std::filesystem::weakly_canonical(one.final, code);
+        if (code) file = one.final;
+        const auto [it, is_first] = files.try_emplace(file);
+        Found& best = it->second;
+        if (is_first) {
+            best = std::move(one);
+            continue;
+        }
+        if (rank(one, file) > rank(best, file)) std::swap(one, best);
+        best.links.insert(best.links.end(), one.links.begin(), one.links.end());
+        if (one.path != one.final) best.links.push_back(one.path);
+    }
+    found.clear();
+    for (auto& [file, one] : files)
+        found.push_back(std::move(one));
 }
 
 // The watch is set before the directory is read: what comes in between is seen twice, never missed.
-Result<void> Adopter::find_below(const Pattern& pattern, std::size_t depth,
-                                 const std::string& directory, std::vector<Found>& found,
-                                 Looked& looked) {
-    RETURN_IF_ERROR(watches_.watch(directory));
+void Adopter::find_below(const Pattern& pattern, std::size_t depth, const std::string& directory,
+                         Finds& finds, Looked& looked) {
+    watch(directory, looked);
     const std::string& component = pattern.components[depth];
-    if (!pattern.is_series) {
-        add_file(join_path(directory, component), found, looked);
-        return {};
-    }
+    if (!pattern.is_series) return add_file(join_path(directory, component), finds, looked);
     const auto entries = fs_.list_directory(directory);
     if (!entries) {
-        if (entries.error().kind() == ErrorKind::kNotFound) return {};
-        return entries.error();
+        if (entries.error().kind() == ErrorKind::kNotFound) return;
+        looked.notes.push_back({Gravity::kWarning, entries.error().text()});
+        if (!finds.failed) finds.failed = entries.error();
+        return;
     }
     const bool is_last = depth + 1 == pattern.components.size();
     for (const DirectoryEntry& entry : *entries) {
         if (!matches(component, entry.name)) continue;
         const std::string path = join_path(directory, entry.name);
         if (is_last) {
-            add_file(path, found, looked);
-        } else if (entry.type == FileType::kDirectory) {
-            RETURN_IF_ERROR(find_below(pattern, depth + 1, path, found, looked));
+            add_file(path, finds, looked);
+        } else if (std::error_code code; std::filesystem::is_directory(path, code)) {
+            // Also one that a symlink leads to.
+            find_below(pattern, depth + 1, path, finds, looked);
         }
     }
-    return {};
 }
 
-void Adopter::add_file(const std::string& path, std::vector<Found>& found, Looked& looked) {
+void Adopter::add_file(const std::string& path, Finds& finds, Looked& looked) {
     if (!can_be_named(path, looked)) return;
+    const auto fail = [&](const Error& error) {
+        looked.notes.push_back({Gravity::kWarning, error.text()});
+        if (!finds.failed && newest_version(path).file != nullptr) finds.failed = error;
+    };
     const auto final = final_path(path);
-    if (!final) return looked.notes.push_back({Gravity::kWarning, final.error().text()});
+    if (!final) return fail(final.error());
     if (*final != path) {
         looked.final_paths.push_back(*final);
-        if (const auto watched = watches_.watch(final->substr(0, final->find_last_of('/') + 1));
-            !watched)
-            looked.notes.push_back({Gravity::kWarning, watched.error().text()});
+        watch(final->substr(0, final->find_last_of('/') + 1), looked);
     }
     const auto facts = facts_of(*final);
-    if (!facts) return looked.notes.push_back({Gravity::kWarning, facts.error().text()});
-    if (facts->has_value()) found.push_back({.path = path, .final = *final, .facts = **facts});
+    if (!facts) return fail(facts.error());
+    if (facts->has_value())
+        finds.files.push_back({.path = path, .final = *final, .facts = **facts, .links = {}});
+}
+
+// A symlink to a directory may lead elsewhere from one moment to the next.
+void Adopter::watch_links(const std::string& directory, Looked& looked) {
+    for (std::size_t end = directory.find('/', 1);; end = directory.find('/', end + 1)) {
+        const std::string path = directory.substr(0, end);
+        if (std::error_code code; std::filesystem::is_symlink(path, code)) {
+            looked.final_paths.push_back(path);
+            watch(path.substr(0, path.find_last_of('/') + 1), looked);
+        }
+        if (end == std::string::npos) return;
+    }
+}
+
+// What can't be watched is looked at all the same: when something else is seen, and at the end.
+void Adopter::watch(const std::string& directory, Looked& looked) {
+    const auto watched = watches_.watch(directory);
+    if (watched || !said_.insert("watch " + directory).second) return;
+    looked.notes.push_back(
+        {Gravity::kWarning, fmt::format("{}. What the script saves there is kept when it has "
+                                        "ended, and not before",
+                                        watched.error().text())});
 }
 
 // A manifest could not say where such a file belongs.
@@ -109,22 +178,24 @@ std::size_t Adopter::pattern_of_path(const std::string& path) const {
 
 // A version of the pattern that the newest checkpoint does not have, if there is a whole one.
 std::optional<Adopter::Member> Adopter::newest_of(std::size_t pattern, Looked& looked) {
-    const auto found = find(patterns_[pattern], looked);
-    if (!found) {
-        looked.notes.push_back({Gravity::kWarning, found.error().text()});
-        return std::nullopt;
-    }
+    const Finds found = find(patterns_[pattern], looked);
+    if (!found.files.empty()) found_.insert(settings_.patterns[pattern]);
     const Version kept = newest_version(pattern);
-    for (const Found& one : *found) {
+    const bool is_series = patterns_[pattern].is_series;
+    bool is_decided = false;
+    std::optional<Member> newest;
+    for (const Found& one : found.files) {
         if (pattern_of_path(one.path) != pattern) continue;
-        // Of a series only what is newer counts: the newest may have been removed by its script.
-        const bool is_old = patterns_[pattern].is_series && kept.file != nullptr &&
-                            one.facts.modified_ns < kept.file->modified_ns;
-        if (is_old) return std::nullopt;
+        // Unchanged: kept, passed over, or torn, and nobody has written to it since. Of a series
+        // what has changed counts, whatever its time: clocks are set back.
         const auto seen = seen_.find(one.path);
-        if (seen != seen_.end() && seen->second.facts == one.facts) {
-            if (seen->second.wholeness == Wholeness::kWhole) return std::nullopt;
-            continue;  // torn, and nobody has written to it since
+        if (seen != seen_.end() && seen->second.facts == one.facts) continue;
+        const bool may_be_known =
+            (kept.file != nullptr && one.facts.modified_ns < kept.file->modified_ns) ||
+            (seen != seen_.end() && seen->second.facts.inode == one.facts.inode);
+        if (is_series && (is_decided || (may_be_known && is_known_version(one.facts)))) {
+            seen_[one.path] = {.facts = one.facts, .wholeness = Wholeness::kAbsent};
+            continue;
         }
         auto examined = examine(fs_, one.final);
         if (!examined) {
@@ -144,13 +215,22 @@ std::optional<Adopter::Member> Adopter::newest_of(std::size_t pattern, Looked& l
         const bool is_kept = kept.file != nullptr &&
                              whole_path(kept.file->path, settings_.working_directory) == one.path &&
                              has_content(*kept.entry, examined->entry);
+        is_decided = true;
         if (is_kept) {
             missed_.erase(pattern);
-            return std::nullopt;
+            continue;
         }
-        return Member{.path = one.path, .final = one.final, .examined = std::move(*examined)};
+        newest = {.path = one.path, .final = one.final, .examined = std::move(*examined)};
     }
-    return std::nullopt;
+    return newest;
+}
+
+// One that was there before, under this name or another: linked, renamed, or copied with its time.
+bool Adopter::is_known_version(const Facts& facts) const {
+    return std::ranges::any_of(seen_, [&facts](const auto& seen) {
+        return seen.second.facts.bytes == facts.bytes &&
+               seen.second.facts.modified_ns == facts.modified_ns;
+    });
 }
 
 // A file that only grows is one save that takes its time; one that begins anew, or is as long as it

@@ -48,7 +48,7 @@ struct Looked {
     std::optional<checkpoint::Committed> committed;
     std::optional<Error> failed;           // no checkpoint was made of what is new
     std::vector<Note> notes;               // said once
-    std::vector<std::string> final_paths;  // where symlinks lead: watched as well
+    std::vector<std::string> final_paths;  // symlinks, and where they lead: watched as well
 };
 
 struct Prepared {
@@ -70,12 +70,15 @@ public:
     [[nodiscard]] Prepared prepare(const Settings& settings, checkpoint::Choice& choice,
                                    const Context& context);
     [[nodiscard]] Looked look(const Context& context);
+    // Of the script's end: patterns that no file ever had. Said once.
+    [[nodiscard]] std::vector<Note> never_found();
 
 private:
     struct Found {
         std::string path;   // as the pattern names it
         std::string final;  // where symlinks lead
         Facts facts;
+        std::vector<std::string> links;  // of the same series: second names of the file
     };
     struct Seen {
         Facts facts;
@@ -110,15 +113,30 @@ private:
         Found found;
         bool is_there = false;
         Examined examined;
+
+        // Where a version is put, and what gives way to it. A whole file that a link leads to is
+        // another's, such as one of a series or the best: only the link gives way.
+        [[nodiscard]] const std::string& moved_path() const {
+            const bool is_whole = is_there && examined.wholeness == Wholeness::kWhole;
+            return is_whole ? found.path : found.final;
+        }
     };
 
-    // Newest first for a series.
-    [[nodiscard]] Result<std::vector<Found>> find(const Pattern& pattern, Looked& looked);
-    Result<void> find_below(const Pattern& pattern, std::size_t depth, const std::string& directory,
-                            std::vector<Found>& found, Looked& looked);
-    void add_file(const std::string& path, std::vector<Found>& found, Looked& looked);
+    struct Finds {
+        std::vector<Found> files;     // newest first for a series
+        std::optional<Error> failed;  // there may be more
+    };
+
+    [[nodiscard]] Finds find(const Pattern& pattern, Looked& looked);
+    void find_below(const Pattern& pattern, std::size_t depth, const std::string& directory,
+                    Finds& finds, Looked& looked);
+    void drop_second_names(const Pattern& pattern, std::vector<Found>& found) const;
+    void add_file(const std::string& path, Finds& finds, Looked& looked);
+    void watch(const std::string& directory, Looked& looked);
+    void watch_links(const std::string& directory, Looked& looked);
     [[nodiscard]] bool can_be_named(const std::string& path, Looked& looked);
     [[nodiscard]] std::optional<Member> newest_of(std::size_t pattern, Looked& looked);
+    [[nodiscard]] bool is_known_version(const Facts& facts) const;
     void missed(std::size_t pattern, const std::string& path, const Facts& facts,
                 const std::string& why, Looked& looked);
     void say_foreign(const std::string& path, const std::string& why, Looked& looked);
@@ -139,9 +157,15 @@ private:
 
     [[nodiscard]] std::vector<Place> places(Prepared& prepared);
     [[nodiscard]] Content content_of(const Place& place);
-    [[nodiscard]] bool is_in(const std::vector<checkpoint::Manifest>& manifests,
-                             const checkpoint::FileEntry& entry, const std::string& path) const;
+    [[nodiscard]] bool has_older(const std::string& path) const;
+    [[nodiscard]] bool is_newer(const Place& place, Content content) const;
+    [[nodiscard]] std::optional<std::int64_t> time_in(
+        const std::vector<checkpoint::Manifest>& manifests, const Place& place) const;
+    [[nodiscard]] Result<void> look_again(Place& place, Content& content);
     void settle(const Place& place, Content content, Prepared& prepared);
+    [[nodiscard]] std::string said_of(const Place& place) const;
+    void say_passed_over(const Place& place, Prepared& prepared);
+    void lead_elsewhere(const Place& place, Prepared& prepared);
     void read_others();
     [[nodiscard]] Result<std::string> put_back_version(const Place& place, std::string_view aside,
                                                        std::string& from);
@@ -157,10 +181,11 @@ private:
     std::map<std::string, checkpoint::Imported> numbers_;  // by path, of the newest versions
     std::map<std::size_t, Missed> missed_;                 // by pattern
     std::set<std::string> said_;
+    std::set<std::string> found_;  // patterns that have had a file
     // Of the directory, for one prepare(): other checkpoints with adopted files, newest first.
     std::vector<checkpoint::Manifest> older_;
     std::vector<std::string> older_paths_;
-    std::vector<checkpoint::Manifest> abandoned_;
+    std::vector<checkpoint::Manifest> abandoned_;  // their files have the time of the rollback
 };
 
 }  // namespace pawl::adopt

@@ -11,12 +11,15 @@ Measure measure_for(const Situation& situation) {
             return situation.has_version ? Measure::kReplace : Measure::kSetAside;
         case Content::kForeign:
         case Content::kNewest:
+        case Content::kEmpty:
             return Measure::kLeave;
         case Content::kOlder:
             // A power cut gave an older version back. In a series it is its own file.
-            return situation.has_version ? Measure::kPutBack : Measure::kLeave;
+            if (situation.is_newer) return Measure::kAdopt;
+            return situation.has_version ? Measure::kReplace : Measure::kLeave;
         case Content::kRolledBack:
-            return situation.has_version ? Measure::kPutBack : Measure::kSetAside;
+            if (situation.is_newer) return Measure::kAdopt;
+            return situation.has_version ? Measure::kReplace : Measure::kSetAside;
         case Content::kUnknown:
             break;
     }

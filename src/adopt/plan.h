@@ -13,13 +13,16 @@ enum class Content {
     kNewest,      // what the newest checkpoint has
     kOlder,       // what an older checkpoint has
     kRolledBack,  // what somebody has rolled back from
+    kEmpty,       // of a series, without a byte, and in no checkpoint: a lock or a marker
     kUnknown,     // whole, and in no checkpoint
 };
 
 struct Situation {
     Content content = Content::kAbsent;
     bool has_version = false;  // a checkpoint has one for this place
-    bool is_newer = false;     // not older than the newest that is kept, or none is
+    // Of what is in no checkpoint: not older than the newest that is kept, or none is. Of what was
+    // kept or rolled back: somebody has given it a new time since, and so wants it.
+    bool is_newer = false;
 };
 
 enum class Measure {

@@ -19,10 +19,16 @@ constexpr std::uint32_t kMask = IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DE
 constexpr std::size_t kEventBytes = std::size_t{16} << 10;  // taken at once
 constexpr std::uint32_t kAlways = IN_ISDIR | IN_DELETE_SELF | IN_MOVE_SELF | IN_Q_OVERFLOW;
 
-bool may_concern(const std::vector<Pattern>& patterns, const std::string& name) {
-    return std::ranges::any_of(patterns, [&name](const Pattern& pattern) {
-        return pattern.is_series ? matches(pattern.components.back(), name)
-                                 : pattern.components.back() == name;
+// A file; where a name has just appeared also a symlink in the place of a directory.
+bool may_concern(const std::vector<Pattern>& patterns, std::uint32_t mask,
+                 const std::string& name) {
+    const bool has_appeared = (mask & (IN_CREATE | IN_MOVED_TO)) != 0;
+    return std::ranges::any_of(patterns, [&](const Pattern& pattern) {
+        if (!pattern.is_series) return pattern.components.back() == name;
+        const auto first = has_appeared ? pattern.components.begin() : pattern.components.end() - 1;
+        return std::any_of(first, pattern.components.end(), [&name](const std::string& component) {
+            return matches(component, name);
+        });
     });
 }
 
@@ -50,7 +56,8 @@ bool Watches::take(const std::vector<Pattern>& patterns) {
             std::memcpy(&event, buffer.data() + at, sizeof event);
             const std::string name =
                 event.len == 0 ? "" : std::string(buffer.data() + at + sizeof event);
-            concerns = concerns || (event.mask & kAlways) != 0 || may_concern(patterns, name);
+            concerns =
+                concerns || (event.mask & kAlways) != 0 || may_concern(patterns, event.mask, name);
             at += sizeof event + event.len;
         }
     }
@@ -58,21 +65,25 @@ bool Watches::take(const std::vector<Pattern>& patterns) {
 
 Result<void> Watches::watch(const std::string& directory) {
     if (!fd_.is_open()) return {};
-    std::string nearest = directory;
-    while (::inotify_add_watch(fd_.get(), nearest.c_str(), kMask) < 0) {
-        const bool is_missing = errno == ENOENT || errno == ENOTDIR;
-        if (!is_missing || nearest == "/") {
-            return error_from_errno(
-                "watch directory '{}' (the kernel's limit is in "
-                "/proc/sys/fs/inotify/max_user_watches)",
-                nearest);
+    std::string before;
+    while (true) {
+        std::string nearest = directory;
+        while (::inotify_add_watch(fd_.get(), nearest.c_str(), kMask) < 0) {
+            const bool is_missing = errno == ENOENT || errno == ENOTDIR;
+            if (!is_missing || nearest == "/") {
+                return error_from_errno(
+                    "watch directory '{}' (the kernel's limit is in "
+                    "/proc/sys/fs/inotify/max_user_watches)",
+                    nearest);
+            }
+            const auto slash = nearest.find_last_of('/');
+            nearest = slash == 0 || slash == std::string::npos ? "/" : nearest.substr(0, slash);
         }
-        const auto slash = nearest.find_last_of('/');
-        nearest = slash == 0 || slash == std::string::npos ? "/" : nearest.substr(0, slash);
+        // One below it may have appeared before its watch was set, so all are tried once more. From
+        // now on the appearance of the next one is seen.
+        if (nearest == directory || nearest == before) return {};
+        before = std::move(nearest);
     }
-    // It may have appeared before the watch above it was set. From now on its appearance is seen.
-    if (nearest != directory) ::inotify_add_watch(fd_.get(), directory.c_str(), kMask);
-    return {};
 }
 
 }  // namespace pawl::adopt

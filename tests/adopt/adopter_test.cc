@@ -1,18 +1,9 @@
 // Versions that a script saves: which are whole, which become checkpoints, what is put back.
-#include "adopt/adopter.h"
-
-#include "base/clock.h"
-#include "tests/checkpoint/sample.h"
-#include "tests/fakes/temporary_directory.h"
-#include "torchfile/archive.h"
+#include "tests/adopt/script.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <sys/stat.h>
-
-#include <filesystem>
-#include <fstream>
 
 namespace pawl::adopt {
 namespace {
@@ -20,71 +11,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using Bytes = std::vector<std::byte>;
-
-// As torch.save writes it: with its CRCs. Its key `step` is the seed.
-Bytes version(unsigned seed, std::uint64_t bytes = 64) {
-    Bytes image = checkpoint::sample_image(bytes, seed);
-    EXPECT_TRUE(torchfile::fill_crcs(image));
-    return image;
-}
-
-void write(const std::string& path, const Bytes& bytes) {
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    file.write(reinterpret_cast<const char*>(bytes.data()),
-               static_cast<std::streamsize>(bytes.size()));
-    ASSERT_TRUE(file.flush());
-}
-
-Bytes read(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    const std::string text{std::istreambuf_iterator<char>(file), {}};
-    const auto bytes = std::as_bytes(std::span(text));
-    return {bytes.begin(), bytes.end()};
-}
-
-Bytes half(const Bytes& bytes) {
-    return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(bytes.size() / 2)};
-}
-
-struct Script {
-    fakes::TemporaryDirectory place;
-    std::unique_ptr<FileSystem> fs;
-    SystemClock clock;
-    checkpoint::NoLedger ledger;
-    checkpoint::Store store{*fs, clock, ledger, place.path() + "/ckpt", "lm"};
-    Watches watches = std::move(*Watches::make());
-    Adopter adopter{*fs, store, watches};
-    Settings settings{.working_directory = place.path()};
-    Context context{.retention = {.keep_last = 100}};
-
-    explicit Script(std::vector<std::string> patterns,
-                    std::unique_ptr<FileSystem> its_fs = make_posix_file_system())
-        : fs(std::move(its_fs)) {
-        settings.patterns = std::move(patterns);
-        EXPECT_TRUE(store.open());
-    }
-    [[nodiscard]] std::string path(const std::string& name) const {
-        return place.path() + "/" + name;
-    }
-    Prepared start() {
-        auto choice = store.choose();
-        EXPECT_TRUE(choice.has_value());
-        Prepared prepared = adopter.prepare(settings, *choice, context);
-        EXPECT_FALSE(prepared.impossible) << prepared.impossible->text();
-        return prepared;
-    }
-    Looked look() { return adopter.look(context); }
-    [[nodiscard]] std::vector<std::string> hidden() const {
-        std::vector<std::string> names;
-        for (const auto& entry : std::filesystem::directory_iterator(place.path())) {
-            if (entry.path().filename().string().starts_with('.'))
-                names.push_back(entry.path().filename().string());
-        }
-        std::ranges::sort(names);
-        return names;
-    }
-};
 
 TEST(Examine, CallsNoFileWholeThatWasCutAnywhere) {
     const fakes::TemporaryDirectory place;

@@ -746,3 +746,35 @@ save("model.pth", epoch=2)
     newest = place.newest()
     assert (newest / "model.pth").read_bytes() == (place.path / "model.pth").read_bytes()
     assert (newest / "optimizer.pth").read_bytes() == (place.path / "optimizer.pth").read_bytes()
+
+
+# ---- what is in the way ----
+
+
+def test_what_was_rolled_back_is_set_aside_and_counts_again_once_it_is_touched(place: Place) -> None:
+    slow = COUNTER.replace("epoch=epoch)", "epoch=epoch)\n    time.sleep(0.1)")
+    assert place.run(script(place, slow), [*ADOPT, "--keep-last", "100"]).code == 0
+    newest = (place.path / "checkpoint.pth").read_bytes()
+    target = next(m for m in manifests(place) if m["epoch"] == 2)
+    assert place.pawl("rollback", str(target["sequence"])).code == 0
+    back = place.run(script(place, 'say(load("checkpoint.pth")["epoch"])'), ADOPT)
+    assert back.code == 0, back.output
+    assert "'checkpoint.pth' is of what was rolled back: set aside as" in back.output
+    aside_path = place.path / ".checkpoint.pth.rolled-back-1"
+    assert aside_path.read_bytes() == newest
+
+    aside_path.rename(place.path / "checkpoint.pth")
+    (place.path / "checkpoint.pth").touch()
+    again = place.run(script(place, 'say(load("checkpoint.pth")["epoch"])'), ADOPT)
+
+    assert again.code == 0, again.output
+    assert said(place)[-2:] == ["2", "5"]
+    assert aside(place.path) == []
+    assert manifests(place)[-1]["epoch"] == 5
+
+
+def test_a_name_that_no_file_ever_had_is_said_at_the_end(place: Place) -> None:
+    ended = place.run(script(place, COUNTER), ["--adopt", "chekpoint.pth"])
+
+    assert ended.code == 0, ended.output
+    assert ended.output.count(f"no file 'chekpoint.pth' was ever seen in '{place.path}'") == 1
