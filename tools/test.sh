@@ -59,7 +59,9 @@ done
 export PAWL_PYTHON=${pythons[1]}
 
 say "end to end: real processes, killed for real"
-/usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 3 tests/e2e
+/usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 tests/e2e --ignore tests/e2e/test_ranks.py
+# Its ranks keep to a schedule of milliseconds.
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e/test_ranks.py
 
 if [ "$quick" = no ]; then
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -76,7 +78,7 @@ if [ "$quick" = no ]; then
     ctest --test-dir build-tsan --output-on-failure --no-tests=error --parallel 2 \
         --exclude-regex 'NoMemory|pawl_no_memory|Pickle|Archive|Damaged|ImageSize|ImageWriter|Verify|Export|JournalBounds|Config' |
         tail -n 8
-    PAWL_DAEMON_BIN=$PWD/build-tsan/bin /usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 3 \
+    PAWL_DAEMON_BIN=$PWD/build-tsan/bin /usr/bin/python3 -m pytest -q -p no:cacheprovider \
         tests/e2e/test_ranks.py tests/e2e/test_api.py tests/e2e/test_stopped.py tests/e2e/test_checkpoints.py
 fi
 
