@@ -8,16 +8,44 @@
 #include "torchfile/archive.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 
 namespace pawl::checkpoint {
 namespace {
 
-struct OpenFile {
+using Files = std::vector<FileEntry>;
+
+// A file of the checkpoint, and how its bytes are written into one that is open and allocated.
+struct Source {
     std::string name;
-    std::unique_ptr<WritableFile> file;
-    torchfile::Directory directory;
+    std::uint64_t bytes = 0;
+    std::function<Result<FileEntry>(WritableFile&)> write;
 };
+using Sources = std::vector<Source>;
+
+// Steps 1 and 2: all are allocated, so that a full disk fails with nothing touched; then each is
+// written and synced.
+Result<Files> write_files(FileSystem& fs, const std::string& temporary, const Sources& sources) {
+    std::vector<std::unique_ptr<WritableFile>> open;
+    for (const Source& source : sources) {
+        auto file = fs.create_file(join_path(temporary, source.name), source.bytes);
+        if (!file) return file.error();
+        open.push_back(std::move(*file));
+    }
+    crash_point("commit: files allocated");
+    Files entries;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        auto entry = sources[i].write(*open[i]);
+        if (!entry) return entry.error();
+        crash_point("commit: data written");
+        RETURN_IF_ERROR(open[i]->sync_data());
+        crash_point("commit: data synced");
+        entry->name = sources[i].name;
+        entries.push_back(std::move(*entry));
+    }
+    return entries;
+}
 
 // The zip directory of an image that a trainer laid out: input from outside, refused if it is
 // wrong.
@@ -30,23 +58,21 @@ Result<torchfile::Directory> directory_of(const RankImage& image) {
     return directory;
 }
 
-// Step 1: a full disk fails here, with nothing touched.
 // `tensors` is told what the images say of their parts.
-Result<std::vector<OpenFile>> preallocate(FileSystem& fs, const std::string& temporary,
-                                          const std::vector<RankImage>& images,
-                                          ShardedTensors& tensors) {
-    std::vector<OpenFile> files;
+Result<Sources> sources_of(const std::vector<RankImage>& images, ShardedTensors& tensors) {
+    Sources sources;
     for (const RankImage& image : images) {
         auto zip_directory = directory_of(image);
         if (!zip_directory) return zip_directory.error();
         const std::string name = rank_file_name(image.rank);
         RETURN_IF_ERROR(add_shards(tensors, name, image.bytes, *zip_directory));
-        auto file = fs.create_file(join_path(temporary, name), image.bytes.size());
-        if (!file) return file.error();
-        files.push_back(
-            {.name = name, .file = std::move(*file), .directory = std::move(*zip_directory)});
+        sources.push_back(
+            {.name = name,
+             .bytes = image.bytes.size(),
+             .write = [bytes = image.bytes, records = std::move(*zip_directory)](
+                          WritableFile& file) { return write_image(file, bytes, records); }});
     }
-    return files;
+    return sources;
 }
 
 Result<void> write_manifest_file(FileSystem& fs, const std::string& temporary,
@@ -57,28 +83,6 @@ Result<void> write_manifest_file(FileSystem& fs, const std::string& temporary,
     RETURN_IF_ERROR((*file)->write_at(0, std::as_bytes(std::span(text))));
     crash_point("commit: manifest written");
     return (*file)->sync_data();
-}
-
-using Files = std::vector<FileEntry>;
-
-// Steps 1 and 2 for the images of ranks. `tensors` is told what they say of their parts.
-Result<Files> write_images(FileSystem& fs, const std::string& temporary,
-                           const std::vector<RankImage>& images, ShardedTensors& tensors) {
-    auto files = preallocate(fs, temporary, images, tensors);
-    if (!files) return files.error();
-    crash_point("commit: files allocated");
-    Files entries;
-    for (std::size_t i = 0; i < images.size(); ++i) {
-        OpenFile& open = (*files)[i];
-        auto entry = write_image(*open.file, images[i].bytes, open.directory);
-        if (!entry) return entry.error();
-        crash_point("commit: data written");
-        RETURN_IF_ERROR(open.file->sync_data());
-        crash_point("commit: data synced");
-        entry->name = open.name;
-        entries.push_back(std::move(*entry));
-    }
-    return entries;
 }
 
 Result<void> copy_known(const KnownFile& known, WritableFile& file) {
@@ -105,36 +109,28 @@ Result<void> copy_known(const KnownFile& known, WritableFile& file) {
     return {};
 }
 
-// Steps 1 and 2 for files that are kept as they are.
-Result<Files> write_known(FileSystem& fs, const std::string& temporary,
-                          const std::vector<KnownFile>& known) {
-    std::vector<std::unique_ptr<WritableFile>> open;
+Sources sources_of(const std::vector<KnownFile>& known) {
+    Sources sources;
     for (const KnownFile& one : known) {
-        auto file = fs.create_file(join_path(temporary, one.entry.name), one.entry.bytes);
-        if (!file) return file.error();
-        open.push_back(std::move(*file));
+        sources.push_back({.name = one.entry.name,
+                           .bytes = one.entry.bytes,
+                           .write = [&one](WritableFile& file) -> Result<FileEntry> {
+                               RETURN_IF_ERROR(copy_known(one, file));
+                               return one.entry;
+                           }});
     }
-    crash_point("commit: files allocated");
-    Files entries;
-    for (std::size_t i = 0; i < known.size(); ++i) {
-        RETURN_IF_ERROR(copy_known(known[i], *open[i]));
-        crash_point("commit: data written");
-        RETURN_IF_ERROR(open[i]->sync_data());
-        crash_point("commit: data synced");
-        entries.push_back(known[i].entry);
-    }
-    return entries;
+    return sources;
 }
 
 // Order: space, data, manifest, directory, rename, parent. A crash before the rename leaves only
 // .tmp-….
-template <class Write>
 Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
                                  const std::string& temporary, Manifest manifest,
-                                 const Write& write_files) {
+                                 const Result<Sources>& sources) {
+    if (!sources) return sources.error();
     RETURN_IF_ERROR(fs.create_directory(temporary));
     crash_point("commit: temporary directory made");
-    auto files = write_files(temporary, manifest);
+    auto files = write_files(fs, temporary, *sources);
     if (!files) return files.error();
     manifest.files = std::move(*files);
 
@@ -151,9 +147,8 @@ Result<Manifest> commit_in_order(FileSystem& fs, const std::string& directory,
     return manifest;
 }
 
-template <class Write>
 Result<Manifest> commit_whole(FileSystem& fs, const std::string& directory, Manifest manifest,
-                              const Write& write_files) {
+                              const Result<Sources>& sources) {
     invariant(!manifest.parent || *manifest.parent < manifest.sequence,
               "a checkpoint's sequence is above its parent's");
     invariant(manifest.files.empty(), "the files of a manifest are filled in by the commit");
@@ -162,7 +157,7 @@ Result<Manifest> commit_whole(FileSystem& fs, const std::string& directory, Mani
     const std::string name = to_string({.sequence = sequence, .step = manifest.step});
     const std::string temporary = join_path(directory, fmt::format("{}{}", kTemporaryPrefix, name));
 
-    auto committed = commit_in_order(fs, directory, temporary, std::move(manifest), write_files);
+    auto committed = commit_in_order(fs, directory, temporary, std::move(manifest), sources);
     if (!committed) {
         // The space is wanted back at once. If even that fails, the next start sweeps it; and if
         // the rename had been done, the temporary name is gone and this removes nothing.
@@ -178,20 +173,15 @@ Result<Manifest> commit_whole(FileSystem& fs, const std::string& directory, Mani
 Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest manifest,
                         const std::vector<RankImage>& images) {
     invariant(images.size() == manifest.world_size, "a commit has the image of every rank");
-    return commit_whole(fs, directory, std::move(manifest),
-                        [&](const std::string& temporary, Manifest& written) {
-                            return write_images(fs, temporary, images, written.tensors);
-                        });
+    const auto sources = sources_of(images, manifest.tensors);
+    return commit_whole(fs, directory, std::move(manifest), sources);
 }
 
 Result<Manifest> commit(FileSystem& fs, const std::string& directory, Manifest manifest,
                         const std::vector<KnownFile>& files) {
     invariant(!files.empty() && files.size() == manifest.adopted.size(),
               "a commit of what a script has saved has every file that it names");
-    return commit_whole(fs, directory, std::move(manifest),
-                        [&](const std::string& temporary, const Manifest&) {
-                            return write_known(fs, temporary, files);
-                        });
+    return commit_whole(fs, directory, std::move(manifest), sources_of(files));
 }
 
 }  // namespace pawl::checkpoint
