@@ -31,16 +31,27 @@ def kinds(value: Any) -> Any:
     return type(value)
 
 
+def _light(value: Any) -> Any:
+    """The value with empty tensors: whatever they hold, they can be loaded."""
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        return torch.empty(0, dtype=value.dtype)
+    if type(value) is dict:
+        return {key: _light(child) for key, child in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_light(child) for child in value)
+    return value
+
+
 def check(named: Mapping[str, Any]) -> None:
     """Raise an UnsavableError for the first that can't be pickled, or not be loaded with ``weights_only``.
 
-    Said now, not by the run that can't resume. Copies what it is given.
+    Said now, not by the run that can't resume.
     """
     if int(torch.__version__.split(".")[0]) < 2:
         return
     for name, value in named.items():
         try:
-            image = Image(value)
+            image = Image(_light(value))
         except Exception as error:
             raise unsavable(name, value, error) from error
         memory = torch.empty(image.bytes, dtype=torch.uint8)

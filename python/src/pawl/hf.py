@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from pawl import _shards
 from pawl._fetches import Fetches
 from pawl._native import PawlError
+from pawl._part import Part
 from pawl._run import Run, Stopped, attach, exit_code
 from pawl._state import problems_of_module, problems_of_optimizer, refuse, unwrapped
 
@@ -186,27 +187,6 @@ def _refuse_what_can_not_resume(trainer: Any) -> None:
         )
 
 
-class _Part:
-    """A part of the Trainer that may be made after the checkpoint was read: what it is to be waits here."""
-
-    is_replicated = True  # in DistributedDataParallel rank 0 saves it for all
-
-    def __init__(self, get: Callable[[], Any]) -> None:
-        self.get = get
-        self.saved: Optional[dict[str, Any]] = None
-
-    def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.get().state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.saved = state
-
-    def take(self) -> Optional[dict[str, Any]]:
-        saved, self.saved = self.saved, None
-        return saved
-
-
 class _Training:
     """One call of ``train()``: what of the Trainer is saved, when, and how it comes back."""
 
@@ -223,13 +203,13 @@ class _Training:
         self._loss_before: Any = 0.0
         self._step_loss: Any = None
         self.parts: dict[str, Any] = {
-            "model": _Part(lambda: unwrapped(trainer.model)),
-            "optimizer": _Part(lambda: trainer.optimizer),
-            "scheduler": _Part(lambda: trainer.lr_scheduler),
+            "model": Part(lambda: unwrapped(trainer.model).state_dict()),
+            "optimizer": Part(lambda: trainer.optimizer.state_dict()),
+            "scheduler": Part(lambda: trainer.lr_scheduler.state_dict()),
             "trainer": self,
         }
         if getattr(trainer.accelerator, "scaler", None) is not None:
-            self.parts["scaler"] = _Part(lambda: trainer.accelerator.scaler)
+            self.parts["scaler"] = Part(lambda: trainer.accelerator.scaler.state_dict())
 
     # ---- state: each rank's own ----
 

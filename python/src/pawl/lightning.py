@@ -21,6 +21,7 @@ import torch
 
 from pawl import _rng
 from pawl._native import PawlError
+from pawl._part import Part
 from pawl._run import Run, Stopped, attach, exit_code
 from pawl._state import problems_of_module, refuse
 from pawl.data import ResumableLoader
@@ -126,26 +127,6 @@ class Callback(_Base):  # type: ignore[misc]
             fit.run.detach()
 
 
-class _Part:
-    """What is saved under one name: got from the Trainer when it is saved, kept until the Trainer asks for it."""
-
-    def __init__(self, get: Callable[[], dict[str, Any]], *, is_replicated: bool) -> None:
-        self._get = get
-        self.is_replicated = is_replicated  # in DistributedDataParallel rank 0 saves it for all
-        self.saved: Optional[dict[str, Any]] = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._get()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.saved = state
-
-    def take(self) -> Optional[dict[str, Any]]:
-        """Once: nobody else holds a copy of the model for the rest of the fit."""
-        saved, self.saved = self.saved, None
-        return saved
-
-
 class _Fit:
     """One call of ``fit()``: what is saved, when, and how it comes back."""
 
@@ -166,9 +147,9 @@ class _Fit:
         self._hooks: list[tuple[Any, str]] = []
         # In this order: the first asks Lightning for all of it.
         self.parts: dict[str, Any] = {
-            "model": _Part(self._dump, is_replicated=True),
-            "optimizer": _Part(self._optimizers, is_replicated=True),
-            "lightning": _Part(self._rest, is_replicated=False),
+            "model": Part(self._dump),
+            "optimizer": Part(self._optimizers),
+            "lightning": Part(self._rest, is_replicated=False),
         }
 
     # ---- state ----
