@@ -234,6 +234,23 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
+def small_disk(place: Place, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A tmpfs of DISK_SIZE of the test's module."""
+    path = place.path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.module.DISK_SIZE}", "tmpfs", str(path)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    yield path
+    place.kill_what_runs()  # of a test that failed: what runs there would keep the disk busy
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
 def memory_limit(place: Place) -> Iterator[Callable[[int], list[str]]]:
     """Makes a real cgroup with a limit in bytes; what is returned goes before a command that is to run in it."""
     made: list[Path] = []

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,7 @@ from conftest import PAWLD, Place, Reference, processes_of, wait_for
 from test_ranks import RANK
 
 
-@pytest.fixture
-def small_disk(place: Place) -> Iterator[Path]:
-    """A tmpfs that holds five checkpoints of this trainer."""
-    path = place.path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(path)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("no tmpfs can be mounted here")
-    yield path
-    place.kill_what_runs()  # of a test that failed: what runs there would keep the disk busy
-    subprocess.run(["umount", str(path)], check=True)
+DISK_SIZE = "1500k"  # holds five checkpoints of this trainer
 
 
 def test_a_full_disk_costs_checkpoints_but_neither_training_nor_what_is_durable(
