@@ -8,10 +8,13 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #ifndef PAWL_VERSION
 #define PAWL_VERSION "unknown"
@@ -75,6 +78,19 @@ void add_job(CLI::App* command, Words& words) {
     command->add_option("--job", words.place.job, "which job, if several");
 }
 
+// The parser's own check prints the largest double.
+CLI::Validator is_counted() {
+    return {[](const std::string& text) {
+                constexpr std::size_t kDigitsMax = 18;
+                const bool is_number = text.size() <= kDigitsMax &&
+                                       text.find_first_not_of("0123456789") == std::string::npos;
+                const bool is_zero = text.find_first_not_of('0') == std::string::npos;
+                return is_number && !is_zero ? std::string()
+                                             : "expected a whole number from 1, not '" + text + "'";
+            },
+            ""};
+}
+
 void add_run(CLI::App& app, Words& words) {
     CLI::App* run =
         app.add_subcommand("run", "run a command under a private daemon, and resume it");
@@ -89,16 +105,16 @@ void add_run(CLI::App& app, Words& words) {
     run->add_option("--checkpoint-dir", options.checkpoint_directory,
                     "default: STATE-DIR/checkpoints");
     run->add_option("--every-steps", options.every_steps, "a checkpoint every N steps")
-        ->check(CLI::PositiveNumber);
+        ->check(is_counted());
     run->add_option("--every-epochs", options.every_epochs, "a checkpoint every N epochs")
-        ->check(CLI::PositiveNumber);
+        ->check(is_counted());
     run->add_option("--every", options.every,
                     "a checkpoint every so often: 30s, 10m, or auto (default: 10m)");
     run->add_option("--keep-last", options.keep_last, "checkpoints that are kept")
         ->capture_default_str();
     run->add_option("--keep-every-steps", options.keep_every_steps,
                     "also one for each N steps, for ever")
-        ->check(CLI::PositiveNumber);
+        ->check(is_counted());
     run->add_option("--keep-best", options.keep_best,
                     "also the best by METRIC:min or METRIC:max, or the N best: loss:min:3");
     run->add_option("--keep-bytes", options.keep_bytes, "all of them together: 500MB, 10GiB");
@@ -120,11 +136,32 @@ void add_run(CLI::App& app, Words& words) {
     run->add_flag("--start-fresh", options.starts_fresh,
                   "begin at step 0 if all checkpoints are damaged");
     run->add_flag("--quiet", options.is_quiet, "do not show the output of rank 0");
-    run->add_option("command", options.command, "-- COMMAND [ARGUMENT …]")
-        ->required()
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    run->positionals_at_end();
-    run->callback([&words] { words.action = [&words] { return pawl::tools::run(words.run); }; });
+    // For its help alone: the words of the command are taken out before, see take_command().
+    run->add_option("command", "-- COMMAND [ARGUMENT …]");
+    run->callback([&words] {
+        words.action = [&words]() -> Result<int> {
+            if (!words.run.command.empty()) return pawl::tools::run(words.run);
+            return pawl::make_error(ErrorKind::kInvalidArgument,
+                                    "no command to run. Usage: pawl run [OPTIONS] -- COMMAND "
+                                    "[ARGUMENT …]");
+        };
+    });
+}
+
+// Takes the command off the words of `pawl run`: from the first that is no option and no option's
+// value, or what follows "--". It is the user's, word for word: the parser would make two of [1,2].
+std::vector<std::string> take_command(const CLI::App& run, std::vector<std::string>& words) {
+    std::size_t options = 0;
+    while (options < words.size() && words[options].starts_with('-') && words[options] != "--") {
+        const CLI::Option* const option = run.get_option_no_throw(words[options]);
+        const bool has_value = option != nullptr && option->get_items_expected_max() > 0;
+        options = std::min(words.size(), options + (has_value ? 2 : 1));
+    }
+    const auto end = words.begin() + static_cast<std::ptrdiff_t>(options);
+    const auto begin = end != words.end() && *end == "--" ? end + 1 : end;
+    std::vector<std::string> command(begin, words.end());
+    words.erase(end, words.end());
+    return command;
 }
 
 void add_daemon_commands(CLI::App& app, Words& words) {
@@ -186,7 +223,7 @@ void add_history(CLI::App& app, Words& words) {
     logs->add_flag("--all", words.logs.is_of_all_ranks, "all ranks");
     logs->add_option("--incarnation", words.logs.incarnation, "only what was printed in this one");
     logs->add_option("--lines", words.logs.lines, "the last so many of each rank")
-        ->check(CLI::PositiveNumber)
+        ->check(is_counted())
         ->capture_default_str();
     logs->add_flag("--follow,-f", words.follows, "go on printing");
     logs->callback([&words] {
@@ -239,7 +276,7 @@ void add_config(CLI::App& app, Words& words) {
 }
 
 int run(int argc, char** argv) {
-    CLI::App app{"pawl: training that survives its machine"};
+    CLI::App app{"pawl: training that survives its machine", "pawl"};
     app.set_version_flag("--version", PAWL_VERSION);
     app.require_subcommand(1);
     Words words;
@@ -248,8 +285,15 @@ int run(int argc, char** argv) {
     pawl::tools::add_checkpoint_commands(app, words.action);
     add_history(app, words);
     add_config(app, words);
+    std::vector<std::string> given(argv + 1, argv + argc);
+    if (!given.empty() && given.front() == "run") {
+        given.erase(given.begin());
+        words.run.command = take_command(*app.get_subcommand("run"), given);
+        given.insert(given.begin(), "run");
+    }
+    std::ranges::reverse(given);  // as the parser wants them
     try {
-        app.parse(argc, argv);
+        app.parse(std::move(given));
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 64;
     }

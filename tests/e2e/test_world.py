@@ -8,11 +8,12 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PAWLD, Place, Reference, processes_of, wait_for
+from conftest import PAWL, PAWLD, Place, Reference, processes_of, wait_for
 from test_ranks import RANK
 
 
@@ -70,6 +71,37 @@ def test_a_disk_full_of_what_nobody_wants_is_cleared_before_the_next_checkpoint(
     assert ended.code == 0, ended.output
     assert "No space left on device" not in ended.output
     place.assert_equal_to(reference)
+
+
+WORDS = ["[0]", "[4, 7]", "[]", "[[1],[2]]", "x=[1]", '{"a": 1}', "", "'q'", '"q"', "a b", "-x", "--ranks", "3", "--", "%%", "\\n"]
+
+
+@pytest.mark.parametrize("options", [["--every-steps", "5", "--"], ["--every-steps=5", "--ranks", "1"]])
+def test_a_command_gets_its_arguments_word_for_word(place: Place, options: list[str]) -> None:
+    show = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    ended = place.run(program=[PAWL, "run", *options, sys.executable, "-c", show, *WORDS])
+
+    assert ended.code == 0, ended.output
+    assert json.dumps(WORDS) in ended.output.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command to run. Usage: pawl run [OPTIONS] -- COMMAND"),
+        (["--every-steps", "5", "--"], "no command to run"),
+        (["--every-step", "5", "--", "true"], "not expected: --every-step"),
+        (["--every-steps", "0", "--", "true"], "--every-steps: expected a whole number from 1, not '0'"),
+        (["--every-steps", "-3", "--", "true"], "--every-steps: expected a whole number from 1, not '-3'"),
+        (["--keep-every-steps", "9" * 30, "true"], "expected a whole number from 1, not '999"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_what_is_wrong(place: Place, words: list[str], message: str) -> None:
+    ended = place.pawl("run", *words)
+
+    assert ended.code == 64
+    assert message in ended.output
+    assert not place.state.exists()
 
 
 def test_a_command_that_is_not_found_is_said_and_not_tried_again(place: Place) -> None:
