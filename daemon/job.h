@@ -179,6 +179,7 @@ private:
                     const staging::ArenaRequest& request, Result<std::shared_ptr<Arena>> arena);
     void snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed& message);
     void epoch_ended(const RankHolder& rank, const staging::EpochEnded& message);
+    void checkpoint_wanted(const RankHolder& rank);
     void carry_out(const checkpoint::CoordinatorActions& actions);
     void persist(const checkpoint::Persist& work);
     void persisted(Incarnation number, const checkpoint::Persist& work,

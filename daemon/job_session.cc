@@ -46,6 +46,7 @@ void JobRunner::received(staging::SessionId session, const staging::RankMessage&
         return snapshot_sealed(*rank, *sealed);
     if (const auto* ended = std::get_if<staging::EpochEnded>(&message))
         return epoch_ended(*rank, *ended);
+    if (std::holds_alternative<staging::CheckpointWanted>(message)) return checkpoint_wanted(*rank);
     if (!launch_->coordinator) return;
     if (const auto* passed = std::get_if<staging::SnapshotPassed>(&message)) {
         carry_out(launch_->coordinator->passed(passed->request, rank->rank, passed->step, now));

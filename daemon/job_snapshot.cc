@@ -276,6 +276,25 @@ void JobRunner::epoch_ended(const RankHolder& rank, const staging::EpochEnded& m
         [this, record] { return services_.journal.append_progress(config_.name, {record}); });
 }
 
+// The rank waits for the answer, so there is one whatever happens.
+void JobRunner::checkpoint_wanted(const RankHolder& rank) {
+    staging::CheckpointAnswer answer;
+    if (!launch_->coordinator || !launch_->all_attached || launch_->is_killing) {
+        answer.why_not = "not all ranks of the job are attached";
+    } else {
+        const auto actions = launch_->coordinator->request_now(
+            checkpoint::Reason::kRequest, position(), services_.clock.monotonic_now(),
+            checkpoint::Coordinator::IfDurable::kSaveAgain);
+        for (const checkpoint::CoordinatorAction& action : actions) {
+            const auto* settled = std::get_if<checkpoint::UrgentSettled>(&action);
+            if (settled != nullptr && settled->reason == checkpoint::Reason::kRequest)
+                answer.why_not = settled->text;
+        }
+        carry_out(actions);
+    }
+    if (rank.session) server_->send(*rank.session, answer, {});
+}
+
 void JobRunner::tick() {
     if (!launch_) return;
     const MonotonicTime now = services_.clock.monotonic_now();

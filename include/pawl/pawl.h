@@ -151,6 +151,13 @@ PAWL_API int pawl_epoch_end(pawl_run* run, const pawl_progress* progress,
  * too. */
 PAWL_API int pawl_poll(pawl_run* run, enum pawl_phase phase, uint32_t* actions);
 
+/* A checkpoint without waiting for the cadence, between steps. One rank, or none of a daemon's:
+ * *actions has PAWL_TAKE_SNAPSHOT, of the state as it is. Several ranks: the daemon names the next
+ * step that none of them has completed, at which pawl_step asks each of them; it is enough that one
+ * calls. PAWL_SKIPPED: there will be none, the text says why; *actions may have PAWL_STOP. Blocks
+ * for the daemon's answer. */
+PAWL_API int pawl_request_checkpoint(pawl_run* run, uint32_t* actions);
+
 /* Memory for an image of exactly `bytes`, writable until it is sealed or aborted.
  * PAWL_SKIPPED: there is none, go on training. */
 PAWL_API int pawl_snapshot_begin(pawl_run* run, uint64_t bytes, void** image);

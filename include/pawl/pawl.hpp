@@ -75,6 +75,15 @@ public:
         return actions_of(actions);
     }
 
+    // A checkpoint without waiting for the cadence: now, or at a step that step() will say.
+    // Neither, and pawl_last_error(), if there will be none.
+    Actions request_checkpoint(bool* is_asked = nullptr) {
+        std::uint32_t actions = 0;
+        const int code = pawl_request_checkpoint(run_.get(), &actions);
+        if (is_asked != nullptr) *is_asked = code == PAWL_OK;
+        return actions_of(actions);
+    }
+
     // nullptr: no snapshot this time.
     void* snapshot_begin(std::uint64_t bytes) {
         void* image = nullptr;

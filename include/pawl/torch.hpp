@@ -288,6 +288,10 @@ public:
                                  const std::vector<std::pair<std::string, double>>& metrics = {});
     // From time to time in an evaluation: a drain need not wait for its end.
     [[nodiscard]] bool poll();
+    // Between steps: a checkpoint without waiting for the cadence. With one rank it is of the state
+    // as it is; several save at the same one of the next steps. A warning says why if there will be
+    // none.
+    [[nodiscard]] bool snapshot();
     // Training is complete: returns when the final checkpoint is durable. Throws RunError if it is
     // not.
     void finish();

@@ -110,7 +110,7 @@ void Coordinator::aim(MonotonicTime now, CoordinatorActions& actions) {
 }
 
 CoordinatorActions Coordinator::request_now(Reason reason, const Position& position,
-                                            MonotonicTime now) {
+                                            MonotonicTime now, IfDurable if_durable) {
     CoordinatorActions actions;
     state_.furthest_step = std::max(state_.furthest_step, position.furthest_step);
     if (!position.ranks.empty()) places_ = position.ranks;
@@ -139,7 +139,7 @@ CoordinatorActions Coordinator::request_now(Reason reason, const Position& posit
     // What a drain is waiting for answers a request by hand as well.
     if (is_urgent() && (reason == Reason::kRequest || reason == open_->reason)) return actions;
     const bool is_here = position.all_between_steps;
-    if (is_here &&
+    if (is_here && if_durable == IfDurable::kSettle &&
         durable_ == Moment{.step = position.furthest_step, .epoch = position.furthest_epoch}) {
         actions.emplace_back(
             UrgentSettled{.reason = reason,

@@ -150,9 +150,13 @@ public:
     [[nodiscard]] CoordinatorActions persisted(const Persist& done, bool is_durable,
                                                const std::string& text, MonotonicTime now);
 
-    // A checkpoint as soon as can be: a drain (kSigterm, kNotice) or by hand (kRequest).
+    // A checkpoint as soon as can be: a drain (kSigterm, kNotice) or by hand (kRequest). Where all
+    // ranks are between two steps it is of that state. If it is durable already that settles the
+    // request, unless a trainer asks: it may have changed what no step has.
+    enum class IfDurable { kSettle, kSaveAgain };
     [[nodiscard]] CoordinatorActions request_now(Reason reason, const Position& position,
-                                                 MonotonicTime now);
+                                                 MonotonicTime now,
+                                                 IfDurable if_durable = IfDurable::kSettle);
     // Another cadence, from now on. What a rank has sealed already, and what is urgent, goes on.
     [[nodiscard]] CoordinatorActions change_cadence(const CadencePolicy& cadence,
                                                     MonotonicTime now);

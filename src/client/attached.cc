@@ -70,6 +70,27 @@ Result<Wanted> AttachedRun::poll(PollPhase phase) {
 
 // ---- snapshots ----
 
+Result<Run::Asked> AttachedRun::request_checkpoint() {
+    if (is_inert()) return Asked{.wanted = {}, .why_not = inert_reason()};
+    if (open_slot_) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "a snapshot is begun already: seal or abort it first. It stays as it is");
+    }
+    // A rank that waits here is between two steps: alone, it is asked for the state as it is.
+    write_progress(staging::Phase::kEvaluation);
+    RETURN_IF_ERROR(send(staging::CheckpointWanted{}));
+    while (true) {
+        auto received = receive();
+        if (!received) return received.error();
+        if (auto* answer = std::get_if<staging::CheckpointAnswer>(&received->message)) {
+            const auto actions = wanted(Moment::kBetween);
+            if (!actions) return actions.error();
+            return Asked{.wanted = *actions, .why_not = std::move(answer->why_not)};
+        }
+        note(received->message);
+    }
+}
+
 Result<std::span<std::byte>> AttachedRun::snapshot_begin(std::uint64_t bytes) {
     if (is_inert()) return std::span<std::byte>{};
     if (open_slot_) {

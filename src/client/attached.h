@@ -41,6 +41,7 @@ public:
     [[nodiscard]] Result<Wanted> step(const Report& report) override;
     [[nodiscard]] Result<Wanted> epoch_end(const Report& report, const Metrics& metrics) override;
     [[nodiscard]] Result<Wanted> poll(PollPhase phase) override;
+    [[nodiscard]] Result<Asked> request_checkpoint() override;
     [[nodiscard]] Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) override;
     [[nodiscard]] Result<Sealing> snapshot_seal(const Metrics& metrics) override;
     Result<void> snapshot_abort(const std::string& why) override;

@@ -343,6 +343,19 @@ int pawl_poll(pawl_run* run, enum pawl_phase phase, uint32_t* actions) {
     });
 }
 
+int pawl_request_checkpoint(pawl_run* run, uint32_t* actions) {
+    constexpr const char* kCall = "pawl_request_checkpoint";
+    if (actions != nullptr) *actions = 0;
+    return call_on(kCall, run, [&](Run& inner) {
+        if (actions == nullptr) return refuse(kCall, "the place for the actions is NULL");
+        const auto asked = inner.request_checkpoint();
+        if (!asked) return fail(kCall, asked.error());
+        std::ignore = hand_over(kCall, asked->wanted, actions);
+        if (asked->why_not.empty()) return static_cast<int>(PAWL_OK);
+        return fail(kCall, PAWL_SKIPPED, asked->why_not);
+    });
+}
+
 int pawl_snapshot_begin(pawl_run* run, uint64_t bytes, void** image) {
     constexpr const char* kCall = "pawl_snapshot_begin";
     if (image != nullptr) *image = nullptr;

@@ -73,6 +73,13 @@ public:
     enum class PollPhase { kTraining, kEvaluation };
     [[nodiscard]] virtual Result<Wanted> poll(PollPhase phase) = 0;
 
+    // A checkpoint wanted by the trainer: to be taken now, or at a step that step() will name.
+    struct Asked {
+        Wanted wanted;
+        std::string why_not;  // "": it was asked for
+    };
+    [[nodiscard]] virtual Result<Asked> request_checkpoint() = 0;
+
     // An empty span: no snapshot this time.
     [[nodiscard]] virtual Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) = 0;
     enum class Sealing { kSealed, kSkipped };

@@ -51,6 +51,7 @@ public:
     [[nodiscard]] Result<Wanted> step(const Report& report) override;
     [[nodiscard]] Result<Wanted> epoch_end(const Report& report, const Metrics& metrics) override;
     [[nodiscard]] Result<Wanted> poll(PollPhase phase) override;
+    [[nodiscard]] Result<Asked> request_checkpoint() override;
     [[nodiscard]] Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) override;
     [[nodiscard]] Result<Sealing> snapshot_seal(const Metrics& metrics) override;
     Result<void> snapshot_abort(const std::string& why) override;
@@ -175,6 +176,15 @@ Result<Wanted> StandaloneRun::epoch_end(const Report& report, const Metrics&) {
 
 Result<Wanted> StandaloneRun::poll(PollPhase) {
     return wanted(false, checkpoint::Reason::kCadence);
+}
+
+Result<Run::Asked> StandaloneRun::request_checkpoint() {
+    if (state_began_) {
+        return make_error(ErrorKind::kInvalidArgument,
+                          "a snapshot is begun already: seal or abort it first. It stays as it is");
+    }
+    reason_ = checkpoint::Reason::kRequest;
+    return Asked{.wanted = {.snapshot = true, .stop = stop_requested_}, .why_not = {}};
 }
 
 Result<std::span<std::byte>> StandaloneRun::snapshot_begin(std::uint64_t bytes) {

@@ -117,6 +117,7 @@ PAWL_MESSAGE(SnapshotSkipped, field("request", self.request); field("why", self.
 PAWL_MESSAGE(EpochEnded, field("step", self.step); field("epoch", self.epoch);
              field("loss", self.loss); field("metrics", self.metrics);)
 PAWL_MESSAGE(Finishing, field("step", self.step); field("epoch", self.epoch);)
+PAWL_MESSAGE(CheckpointWanted, static_cast<void>(field);)
 PAWL_MESSAGE(Welcome, field("job", self.job);)
 PAWL_MESSAGE(Refused, field("why", self.why);)
 PAWL_MESSAGE(Resume, field("sequence", self.sequence); field("step", self.step);
@@ -128,6 +129,7 @@ PAWL_MESSAGE(TakeSnapshot, field("request", self.request);)
 PAWL_MESSAGE(SnapshotDurable, field("sequence", self.sequence); field("step", self.step);
              field("epoch", self.epoch);)
 PAWL_MESSAGE(SnapshotFailed, field("request", self.request); field("why", self.why);)
+PAWL_MESSAGE(CheckpointAnswer, field("why_not", self.why_not);)
 #undef PAWL_MESSAGE
 
 template <class Variant>

@@ -70,9 +70,13 @@ struct Finishing {
     Epoch epoch;
     friend bool operator==(const Finishing&, const Finishing&) = default;
 };
+// The trainer wants a checkpoint now. The rank waits for CheckpointAnswer.
+struct CheckpointWanted {
+    friend bool operator==(const CheckpointWanted&, const CheckpointWanted&) = default;
+};
 
 using RankMessage = std::variant<Hello, ArenaRequest, SnapshotSealed, SnapshotPassed,
-                                 SnapshotSkipped, EpochEnded, Finishing>;
+                                 SnapshotSkipped, EpochEnded, Finishing, CheckpointWanted>;
 
 // ---- from the daemon ----
 // With one descriptor: the pages.
@@ -123,9 +127,16 @@ struct SnapshotFailed {
     std::string why;
     friend bool operator==(const SnapshotFailed&, const SnapshotFailed&) = default;
 };
+// To the rank that sent CheckpointWanted: the control page says at which step all take it, or why
+// there is none.
+struct CheckpointAnswer {
+    std::string why_not;  // "": it is asked for
+    friend bool operator==(const CheckpointAnswer&, const CheckpointAnswer&) = default;
+};
 
-using DaemonMessage = std::variant<Welcome, Refused, Resume, ArenaGranted, ArenaRefused,
-                                   SlotReleased, TakeSnapshot, SnapshotDurable, SnapshotFailed>;
+using DaemonMessage =
+    std::variant<Welcome, Refused, Resume, ArenaGranted, ArenaRefused, SlotReleased, TakeSnapshot,
+                 SnapshotDurable, SnapshotFailed, CheckpointAnswer>;
 
 [[nodiscard]] std::string encode(const RankMessage& message);
 [[nodiscard]] std::string encode(const DaemonMessage& message);

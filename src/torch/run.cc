@@ -166,6 +166,14 @@ bool TorchRun::poll() {
     return implementation_->act(implementation_->run.poll(PAWL_PHASE_EVALUATION));
 }
 
+bool TorchRun::snapshot() {
+    Implementation& self = *implementation_;
+    bool is_asked = false;
+    const Actions actions = self.run.request_checkpoint(&is_asked);
+    if (!is_asked) TORCH_WARN("pawl: no checkpoint will be made: ", pawl_last_error());
+    return self.act(actions);
+}
+
 void TorchRun::finish() {
     Implementation& self = *implementation_;
     const Actions actions = self.run.finish();

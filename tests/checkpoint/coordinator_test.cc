@@ -182,6 +182,18 @@ TEST(Coordinator, ADrainWhereTheStateIsDurableAlreadyIsSettledAtOnce) {
     EXPECT_EQ(find<SetControl>(asked), nullptr);
 }
 
+TEST(Coordinator, WhatATrainerAsksForIsSavedAgainWhereTheStateIsDurableAlready) {
+    Coordinator coordinator(1, {.cadence = {.every_steps = 10}}, position(50), /*is_durable=*/true,
+                            at(0));
+    std::ignore = coordinator.begin(at(0));
+
+    const auto asked = coordinator.request_now(Reason::kRequest, position(50, /*is_between=*/true),
+                                               at(1), Coordinator::IfDurable::kSaveAgain);
+
+    EXPECT_EQ(find<UrgentSettled>(asked), nullptr);
+    EXPECT_EQ(control_of(asked).at_step, Step{50});
+}
+
 TEST(Coordinator, ADrainWhoseCheckpointCouldNotBeWrittenIsSettledAsNotDurable) {
     Coordinator coordinator = every_ten_steps(1);
     std::ignore = coordinator.begin(at(0));

@@ -60,6 +60,8 @@ static int check_refusals(pawl_run* run) {
     CHECK_REFUSED(pawl_epoch_end(run, &progress, NULL, 0, NULL), "pawl_epoch_end");
     CHECK_REFUSED(pawl_poll(NULL, PAWL_PHASE_TRAINING, &actions), "pawl_poll");
     CHECK_REFUSED(pawl_poll(run, PAWL_PHASE_TRAINING, NULL), "pawl_poll");
+    CHECK_REFUSED(pawl_request_checkpoint(NULL, &actions), "pawl_request_checkpoint");
+    CHECK_REFUSED(pawl_request_checkpoint(run, NULL), "pawl_request_checkpoint");
     CHECK_REFUSED(pawl_snapshot_begin(NULL, 1, &image), "pawl_snapshot_begin");
     CHECK(image == NULL);
     CHECK_REFUSED(pawl_snapshot_begin(run, 0, &image), "pawl_snapshot_begin");
@@ -123,10 +125,14 @@ int pawl_abi_check(const char* directory, const void* image, uint64_t image_byte
     progress.epoch = 1;
     CHECK(pawl_epoch_end(run, &progress, NULL, 0, &actions) == PAWL_OK);
     CHECK(pawl_poll(run, PAWL_PHASE_EVALUATION, &actions) == PAWL_OK);
+    CHECK(pawl_request_checkpoint(run, &actions) == PAWL_OK);
+    CHECK(actions == PAWL_TAKE_SNAPSHOT);
     void* memory = NULL;
     CHECK(pawl_snapshot_begin(run, 100, &memory) == PAWL_OK);
     CHECK(pawl_snapshot_begin(run, 100, &memory) == PAWL_E_INVALID);
     CHECK(memory == NULL);
+    CHECK(pawl_request_checkpoint(run, &actions) == PAWL_E_INVALID);
+    CHECK(actions == 0);
     CHECK(pawl_snapshot_abort(run, NULL) == PAWL_OK);
     CHECK(pawl_snapshot_begin(run, 100, &memory) == PAWL_OK);
     memset(memory, 0, 100);

@@ -352,5 +352,82 @@ TEST(AttachedRun, AStrayWriteIntoASealedSnapshotKillsTheTrainerAndNotTheSnapshot
     EXPECT_EQ(end_of_child([&] { trainer(true); }), 0) << "the slot is the rank's again";
 }
 
+// ---- a checkpoint that the trainer wants ----
+
+Outcome request(const OwnedRun& run) {
+    Outcome outcome;
+    outcome.code = pawl_request_checkpoint(run.get(), &outcome.actions);
+    outcome.error = pawl_last_error();
+    return outcome;
+}
+
+TEST(AttachedRun, AWantedCheckpointIsTakenAtOnceOrAtTheStepThatTheDaemonNames) {
+    const FakeDaemon daemon([](FakeSession& rank) {
+        rank.attach();
+        rank.expect<staging::CheckpointWanted>();
+        const auto where = rank.progress();
+        ASSERT_TRUE(where.has_value());
+        EXPECT_EQ(where->step, Step{5});
+        EXPECT_EQ(where->phase, staging::Phase::kEvaluation) << "it is between two steps";
+        rank.ask_for({.request = 1, .at_step = Step{5}, .is_urgent = true});
+        rank.send(staging::SlotReleased{.slot = 0});  // of an earlier one: no answer
+        rank.send(staging::CheckpointAnswer{});
+        rank.grant_arena();
+        EXPECT_EQ(rank.expect<staging::SnapshotSealed>()->request, 1u);
+        rank.expect<staging::CheckpointWanted>();
+        rank.ask_for({.request = 2, .at_step = Step{6}, .is_urgent = true});
+        rank.send(staging::CheckpointAnswer{});
+        EXPECT_EQ(rank.expect<staging::SnapshotSkipped>()->request, 2u);
+    });
+    const OwnedRun run = attach();
+    ASSERT_NE(run, nullptr) << pawl_last_error();
+    ASSERT_EQ(step(run, 5), (Outcome{}));
+
+    EXPECT_EQ(request(run), (Outcome{.actions = bit(PAWL_TAKE_SNAPSHOT)}));
+    void* image = nullptr;
+    ASSERT_EQ(begin(run, &image).code, PAWL_OK) << pawl_last_error();
+    EXPECT_EQ(request(run).code, PAWL_E_INVALID) << "one is begun";
+    ASSERT_EQ(seal(run).code, PAWL_OK) << pawl_last_error();
+
+    EXPECT_EQ(request(run), (Outcome{})) << "not of this state, other ranks have passed it";
+    EXPECT_EQ(step(run, 6).actions, bit(PAWL_TAKE_SNAPSHOT));
+    EXPECT_EQ(pawl_snapshot_abort(run.get(), "not today"), PAWL_OK);
+}
+
+TEST(AttachedRun, AWantedCheckpointThatThereWillNotBeSaysWhy) {
+    const FakeDaemon daemon([](FakeSession& rank) {
+        rank.attach();
+        rank.expect<staging::CheckpointWanted>();
+        rank.send(staging::CheckpointAnswer{.why_not = "rank 1 is gone"});
+        rank.expect<staging::CheckpointWanted>();
+        rank.ask_for({.should_stop = true});
+        rank.send(staging::CheckpointAnswer{.why_not = "the ranks have been asked to leave"});
+    });
+    const OwnedRun run = attach();
+    ASSERT_NE(run, nullptr) << pawl_last_error();
+    step(run, 5);
+
+    EXPECT_EQ(request(run),
+              (Outcome{.code = PAWL_SKIPPED, .error = "pawl_request_checkpoint: rank 1 is gone"}));
+    const Outcome leaving = request(run);
+    EXPECT_EQ(leaving.code, PAWL_SKIPPED);
+    EXPECT_EQ(leaving.actions, bit(PAWL_STOP));
+}
+
+TEST(AttachedRun, AWantedCheckpointWhoseDaemonDiesSaysSoOnce) {
+    const FakeDaemon daemon([](FakeSession& rank) {
+        rank.attach();
+        rank.expect<staging::CheckpointWanted>();
+    });
+    const OwnedRun run = attach();
+    ASSERT_NE(run, nullptr) << pawl_last_error();
+
+    expect_told(request(run), "pawl_request_checkpoint");
+    expect_inert(run);
+    const Outcome later = request(run);
+    EXPECT_EQ(later.code, PAWL_SKIPPED);
+    EXPECT_THAT(later.error, HasSubstr(pawl_inert_reason(run.get())));
+}
+
 }  // namespace
 }  // namespace pawl::client

@@ -37,6 +37,7 @@ bool is_inert_here(const OwnedRun& run) {
     const bool all_told = is_told(pawl_step(run.get(), &progress, &actions)) &&
                           is_told(pawl_epoch_end(run.get(), &progress, nullptr, 0, &actions)) &&
                           is_told(pawl_poll(run.get(), PAWL_PHASE_TRAINING, &actions)) &&
+                          is_told(pawl_request_checkpoint(run.get(), &actions)) &&
                           is_told(pawl_snapshot_begin(run.get(), 100, &image)) &&
                           is_told(pawl_snapshot_seal(run.get(), nullptr, 0)) &&
                           is_told(pawl_snapshot_abort(run.get(), "why")) &&

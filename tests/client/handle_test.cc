@@ -78,6 +78,7 @@ TEST_F(Handle, ADetachedRunIsKnownForOneInEveryCall) {
     const std::array codes = {pawl_step(run, &progress, &actions),
                               pawl_epoch_end(run, &progress, nullptr, 0, &actions),
                               pawl_poll(run, PAWL_PHASE_TRAINING, &actions),
+                              pawl_request_checkpoint(run, &actions),
                               pawl_snapshot_begin(run, 1, &image),
                               pawl_snapshot_seal(run, nullptr, 0),
                               pawl_snapshot_abort(run, nullptr),

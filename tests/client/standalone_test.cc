@@ -105,6 +105,7 @@ TEST_F(StandaloneEdge, CallsWithoutARunOrAPlaceAreRefusedAndSayWhich) {
                   [&] { return pawl_epoch_end(r, &progress, nullptr, 0, nullptr); }},
              Case{"pawl_poll", [&] { return pawl_poll(nullptr, PAWL_PHASE_TRAINING, &actions); }},
              Case{"pawl_poll", [&] { return pawl_poll(r, PAWL_PHASE_TRAINING, nullptr); }},
+             Case{"pawl_request_checkpoint", [&] { return pawl_request_checkpoint(r, nullptr); }},
              Case{"pawl_snapshot_begin", [&] { return pawl_snapshot_begin(nullptr, 1, &image); }},
              Case{"pawl_snapshot_begin", [&] { return pawl_snapshot_begin(r, 0, &image); }},
              Case{"pawl_snapshot_begin", [&] { return pawl_snapshot_begin(r, 1, nullptr); }},
@@ -328,6 +329,23 @@ TEST_F(StandaloneEdge, AReleasedImageIsUnmappedAndTheRestOfTheResumeStays) {
 
     EXPECT_EQ(resume_of(run).image, nullptr);
     EXPECT_EQ(resume_of(run).step, 10u);
+}
+
+// ---- wanted by the trainer ----
+
+TEST_F(StandaloneEdge, ARequestIsSavedAtOnceAndAgainWhereThatStateIsDurable) {
+    const OwnedRun run = attach();
+    ASSERT_EQ(step(run, 3), 0u);
+    for (unsigned time = 0; time < 2; ++time) {
+        std::uint32_t actions = 0;
+        ASSERT_EQ(pawl_request_checkpoint(run.get(), &actions), PAWL_OK) << pawl_last_error();
+        EXPECT_EQ(actions, static_cast<std::uint32_t>(PAWL_TAKE_SNAPSHOT));
+        begin(run, time);
+        EXPECT_EQ(pawl_snapshot_seal(run.get(), nullptr, 0), PAWL_OK) << pawl_last_error();
+    }
+
+    EXPECT_EQ(manifest("000001-step-3")["reason"], "request");
+    EXPECT_EQ(manifest("000002-step-3")["reason"], "request");
 }
 
 // ---- stopping ----

@@ -32,7 +32,8 @@ std::vector<std::string> rank_messages() {
         encode(RankMessage{SnapshotSkipped{.request = 5, .why = "no slot"}}),
         encode(RankMessage{EpochEnded{
             .step = Step{9}, .epoch = Epoch{2}, .loss = 0.25, .metrics = {{"accuracy", 0.5}}}}),
-        encode(RankMessage{Finishing{.step = Step{9}, .epoch = Epoch{2}}})};
+        encode(RankMessage{Finishing{.step = Step{9}, .epoch = Epoch{2}}}),
+        encode(RankMessage{CheckpointWanted{}})};
 }
 
 std::vector<std::string> daemon_messages() {
@@ -44,7 +45,8 @@ std::vector<std::string> daemon_messages() {
             encode(DaemonMessage{SlotReleased{.slot = 1}}),
             encode(DaemonMessage{TakeSnapshot{.request = 5}}),
             encode(DaemonMessage{SnapshotDurable{.sequence = Sequence{4}, .step = Step{9}}}),
-            encode(DaemonMessage{SnapshotFailed{.request = 5, .why = "disk full"}})};
+            encode(DaemonMessage{SnapshotFailed{.request = 5, .why = "disk full"}}),
+            encode(DaemonMessage{CheckpointAnswer{.why_not = "a rank is gone"}})};
 }
 
 // The messages that a side's decoder took, though they are not of the protocol.

@@ -213,6 +213,23 @@ TEST(TorchRun, NamesAnOptimizerOfOtherParameterGroups) {
         text, HasSubstr("param_groups[0] has 6 parameters in the checkpoint, 1 in the optimizer"));
 }
 
+TEST(TorchRun, ASnapshotThatTheTrainerWantsHoldsTheStateOfThatMoment) {
+    const TemporaryDirectory directory;
+    {
+        Training training(directory.path(), Kind::kSgd, 1000);
+        training.train_to(3);
+        training.best = 0.25;  // which no step has counted
+        EXPECT_TRUE(training.run.snapshot()) << "nobody has asked it to leave";
+        training.train_to(5);
+    }
+
+    Training again(directory.path(), Kind::kSgd, 1000);
+    ASSERT_TRUE(again.run.resume());
+
+    EXPECT_EQ(again.run.step(), 3u);
+    EXPECT_EQ(again.best, 0.25);
+}
+
 TEST(TorchRun, TakesAFinalCheckpointOfTheEpochsEnd) {
     const TemporaryDirectory directory;
     {

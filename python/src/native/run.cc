@@ -142,6 +142,22 @@ PyObject* release_resume(PyObject* self, PyObject*) {
     Py_RETURN_NONE;
 }
 
+// (actions, why there will be no checkpoint or None).
+PyObject* request_checkpoint(PyObject* self, PyObject*) {
+    pawl_run* const run = alive(self);
+    if (run == nullptr) return nullptr;
+    std::uint32_t actions = 0;
+    int code = PAWL_OK;
+    std::string text;
+    {
+        const WithoutGil released;
+        code = pawl_request_checkpoint(run, &actions);
+        if (code != PAWL_OK) text = pawl_last_error();
+    }
+    if (code < 0 && code != PAWL_E_DISCONNECTED) return raise(code, text);
+    return Py_BuildValue("Iz", actions, code == PAWL_OK ? nullptr : text.c_str());
+}
+
 // (address, view) of the image's memory, to be written to; None: no snapshot this time.
 PyObject* snapshot_begin(PyObject* self, PyObject* arguments) {
     unsigned long long bytes = 0;
@@ -264,6 +280,8 @@ PyMethodDef run_methods[] = {
      "snapshot_begin(bytes) -> (address, view) or None"},
     {"snapshot_seal", snapshot_seal, METH_VARARGS, "snapshot_seal(metrics)"},
     {"snapshot_abort", snapshot_abort, METH_VARARGS, "snapshot_abort(why)"},
+    {"request_checkpoint", request_checkpoint, METH_NOARGS,
+     "request_checkpoint() -> (actions, why not)"},
     {"finish", finish, METH_NOARGS, "finish() -> actions"},
     {"finish_wait", finish_wait, METH_NOARGS, "Blocks until the final checkpoint is durable."},
     {"request_stop", request_stop, METH_NOARGS, "Asks for a snapshot and a stop, as a drain does."},

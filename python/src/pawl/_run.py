@@ -182,21 +182,33 @@ class Run:
         """
         self._obey(self._native.poll(_EVALUATION))
 
-    def snapshot(self) -> bool:
-        """Save now, without waiting for the planned moment. False: it was not done, and training goes on.
+    def snapshot(self, values: Optional[Mapping[str, Any]] = None) -> bool:
+        """Save now, without waiting for the planned moment.
 
-        Without a daemon. Under pawld all ranks save at one step, which the daemon names: ask it with
-        ``pawl checkpoint``, here it is a warning.
+        Of one rank: the state as it is. Several ranks save at one step, the next that none of them has completed, each
+        in its `step`: it is enough that one asks, and all may.
+
+        Parameters
+        ----------
+        values
+            Plain values to be put into `Run.values` first.
+
+        Returns
+        -------
+        bool
+            False: there will be no checkpoint, a warning says why, and training goes on.
         """
-        if not self.is_attached:
-            return self._take()
-        warnings.warn(
-            "run.snapshot() does nothing under pawld, which has all ranks save at one step: ask for a checkpoint with "
-            "'pawl checkpoint', or more often with every_steps",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
+        if values:
+            self.values.update(values)
+        actions, why_not = self._native.request_checkpoint()
+        is_saved = why_not is None
+        if why_not is not None:
+            warnings.warn(f"no checkpoint will be made: {why_not}", RuntimeWarning, stacklevel=2)
+        if actions & _TAKE_SNAPSHOT:
+            is_saved = self._take()
+        if actions & _STOP:
+            self._leave()
+        return is_saved
 
     def _take(self) -> bool:
         """The snapshot that was asked for."""

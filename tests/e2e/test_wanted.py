@@ -1,0 +1,87 @@
+"""Checkpoints that the trainer itself wants: run.snapshot() under pawld."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Place
+from test_python_client import python
+
+__all__ = ["python"]  # the fixture
+
+# Trains 12 steps without a planned checkpoint. Arguments: which ranks want one, after which steps, where it is killed.
+SCRIPT = """
+import os, signal, sys, torch, pawl
+import torch.distributed as dist
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+run = pawl.attach(model=model, optimizer=optimizer)
+print(f"rank {run.rank} begins at step {run.steps} with {run.values}", flush=True)
+wanted_by, at, killed_at = map(eval, sys.argv[1:])
+if run.world_size > 1:
+    dist.init_process_group("gloo")
+for step in range(run.steps + 1, 13):
+    optimizer.zero_grad()
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    run.step()
+    if run.rank in wanted_by and step in at:
+        assert run.snapshot({"best": step})
+    if step == killed_at and os.environ["PAWL_INCARNATION"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if run.world_size > 1:
+        dist.barrier()
+run.finish()
+if run.world_size > 1:
+    dist.destroy_process_group()
+"""
+RARELY = ["--every-steps", "1000000"]
+
+
+def script(python: str, wanted_by: str, at: str, killed_at: str = "0") -> list[str]:
+    return [python, "-c", SCRIPT, wanted_by, at, killed_at]
+
+
+def manifests_of(place: Place) -> list[dict[str, object]]:
+    return [json.loads((place.checkpoints / name / "manifest.json").read_text()) for name in place.committed()]
+
+
+def values_in(path: Path, python: str) -> str:
+    code = "import sys, torch; print(torch.load(sys.argv[1], weights_only=True)['values'])"
+    return subprocess.check_output([python, "-c", code, str(path)], text=True).strip()
+
+
+def test_one_rank_saves_the_state_that_it_has_when_it_asks(place: Place, python: str) -> None:
+    ended = place.run(script(python, "[0]", "[4, 7]"), [*RARELY, "--keep-last", "5"])
+
+    assert ended.code == 0, ended.output
+    assert [(one["step"], one["reason"]) for one in manifests_of(place)] == [
+        (4, "request"),
+        (7, "request"),
+        (12, "final"),
+    ]
+    for name, best in zip(place.committed(), [4, 7, 7], strict=True):
+        assert values_in(place.checkpoints / name / "rank-00000.pt", python) == f"{{'best': {best}}}"
+    assert "Warning" not in ended.output
+
+
+def test_a_run_that_is_killed_goes_on_from_the_checkpoint_that_it_wanted(place: Place, python: str) -> None:
+    ended = place.run(script(python, "[0]", "[5]", "9"), RARELY)
+
+    assert ended.code == 0, ended.output
+    assert "begins at step 5 with {'best': 5}" in ended.output
+
+
+@pytest.mark.parametrize("wanted_by", ["[0, 1]", "[1]"])
+def test_ranks_save_at_one_step_whoever_asks(place: Place, python: str, wanted_by: str) -> None:
+    ended = place.run(script(python, wanted_by, "[4]"), [*RARELY, "--ranks", "2", "--keep-last", "5"])
+
+    assert ended.code == 0, ended.output
+    wanted, final = manifests_of(place)
+    assert wanted["reason"] == "request"
+    assert isinstance(wanted["step"], int) and 4 < wanted["step"] < 12, "a step that no rank had completed"
+    assert len(wanted["files"]) == 2  # type: ignore[arg-type]
+    assert (final["step"], final["reason"]) == (12, "final")
