@@ -12,6 +12,7 @@ import torch
 import xxhash
 
 import pawl
+from pawl import _rng
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 IS_TORCH_2 = int(torch.__version__.split(".")[0]) >= 2
@@ -256,9 +257,9 @@ def as_cpp_writes(place, position):
     """A checkpoint as the C++ helper leaves it: a sampler's position, and torch's generators alone."""
     model, optimizer = parts()
     run = attach(place, model, optimizer)
-    state, _ = run._state()
+    state, _ = run._contents.state({"epoch": 0, "step": 0, "loss": 0.0}, _rng.capture(), {})
     state["rng_state"] = {"torch": state["rng_state"]["torch"], "cuda": []}
-    run._state = lambda: ({**state, "step": 1, "sampler_state_dict": position}, {})
+    run._contents.state = lambda *_: ({**state, "step": 1, "sampler_state_dict": position}, {})
     train_a_step(run, model, optimizer)
     run._native.detach()
 

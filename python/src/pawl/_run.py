@@ -15,22 +15,15 @@ from typing import Any, Optional, Union
 
 import torch
 
-from pawl import _ending, _native, _replicas, _rng, _shards, _standalone, _values
-from pawl._archive import Image, ImageFile
-from pawl._files import refused_global
+from pawl import _ending, _native, _rng, _standalone, _values
+from pawl._archive import Image
+from pawl._contents import Contents
 from pawl._loss import Loss
 from pawl._native import PawlError
 from pawl._progress import Batches, Epochs
 from pawl._state import (
-    ResumeError,
     UnsavableError,
-    problems_of_module,
-    problems_of_optimizer,
-    refuse,
-    unsavable,
-    unwrapped,
 )
-from pawl.data import ResumableLoader
 
 _TAKE_SNAPSHOT = 1
 _STOP = 2
@@ -66,30 +59,26 @@ class Run:
         exit_on_stop: bool,
     ) -> None:
         self._native = native
-        self._objects = objects
-        self._loaders: dict[int, ResumableLoader] = {}
+        self._contents = Contents(
+            objects,
+            rank=native.rank,
+            world_size=native.world_size,
+            strict=strict,
+            weights_only=weights_only,
+        )
         self.values: dict[str, Any] = dict(values or {})
         self.should_stop = False
         self._exit_on_stop = exit_on_stop
         self._where = ""  # " in 'directory'", where this process knows it
-        self._strict = strict
-        self._weights_only = weights_only
         self._step = 0
         self._epoch = 0
         self._loss = Loss()
         self._rng_at_end: Optional[dict[str, Any]] = None  # of an epoch's batches, until the epoch is ended
-        self._checked: Any = None  # the kinds of values and others that were last seen to be loadable
         self._metrics: dict[str, float] = {}
         self._epoch_ended: Optional[int] = None
         self._is_finished = False
         self._is_detached = False
         self._began_at = 0
-        for name, value in objects.items():
-            if isinstance(value, torch.utils.data.DataLoader) or name == "loader":
-                objects[name] = self._loaders[id(value)] = ResumableLoader(value)
-        self._replicated = {
-            name for name in objects if _replicas.is_replicated(objects, name) and native.world_size > 1
-        }
 
     # ---- where it is ----
 
@@ -142,7 +131,9 @@ class Run:
         ``len`` is what is left, so ``tqdm(run.batches(loader))`` counts that; with ``total=len(loader)`` and
         ``initial=`` its ``.initial`` the bar begins where the run was.
         """
-        resumable = self._loaders.get(id(loader))
+        if self._is_detached:
+            raise PawlError("this run is detached")
+        resumable = self._contents.loader_of(loader)
         if resumable is None:
             raise PawlError("this loader was not registered: pass it to pawl.attach(loader=...)")
         return Batches(self, resumable)
@@ -258,6 +249,7 @@ class Run:
         self._is_detached = True
         _standalone.leave(self)
         self._native.detach()
+        self._contents.let_go()
 
     def __enter__(self) -> Run:
         return self
@@ -296,90 +288,15 @@ class Run:
     # ---- state ----
 
     def _image(self) -> Image:
-        state, parts = self._state()
-        try:
-            return Image(state, _shards.text_of(parts))
-        except Exception as error:
-            raise unsavable(f"the state of step {self._step}", state, error) from error
-
-    def _count_from(self, steps: int) -> None:
-        self._step = steps
-
-    def _batches_ended(self) -> None:
-        """What an evaluation draws is drawn again by a run that is resumed from its middle."""
-        self._rng_at_end = _rng.capture()
-
-    def _state(self) -> tuple[dict[str, Any], _shards.Parts]:
-        """What this rank saves, and of which tensors it is only a part."""
-        state: dict[str, Any] = {"epoch": self._epoch, "step": self._step, "loss": self.loss}
-        parts: _shards.Parts = {}
-        flat = _shards.flat_parts_by_parameter(self._objects)
-        for name, value in self._objects.items():
-            if name in self._replicated and self.rank != 0:
-                continue
-            key = f"{name}_state_dict"
-            if _shards.is_fsdp1(value):
-                state[key] = _shards.take_fsdp1_apart(key, value, parts)
-            elif isinstance(value, torch.optim.Optimizer):
-                state[key] = _shards.take_optimizer_apart(key, value, flat, parts)
-            else:
-                holder = unwrapped(value) if isinstance(value, torch.nn.Module) else value
-                state[key] = _shards.take_apart(key, holder.state_dict(), parts)
-        loader = self._objects.get("loader")
-        position = loader.shared_position(self._epoch) if isinstance(loader, ResumableLoader) else None
-        if position is not None:
-            state[_SHARED_POSITION] = position
-        state["rng_state"] = self._rng_at_end or _rng.capture()
-        state["values"] = _values.plain(dict(self.values))
-        if self._weights_only:
-            self._check_loadable(state)
-        return state, parts
-
-    def _check_loadable(self, state: dict[str, Any]) -> None:
-        """A value that can't be loaded is said by the first snapshot that has it, not by the run that can't resume."""
-        plain = {f"values['{name}']": value for name, value in state["values"].items()}
-        for name, value in self._objects.items():
-            key = f"{name}_state_dict"
-            if key in state and not isinstance(value, (torch.nn.Module, torch.optim.Optimizer, ResumableLoader)):
-                plain[f"'{key}'"] = state[key]
-        kinds = _values.kinds(plain)
-        if kinds != self._checked:
-            _values.check(plain)
-            self._checked = kinds
+        where = {"epoch": self._epoch, "step": self._step, "loss": self.loss}
+        return self._contents.image(where, self._rng_at_end or _rng.capture(), self.values)
 
     def _resume(self) -> None:
         image, sequence, step, epoch = self._native.resume()
         if image is None:
             return
         what = f"checkpoint {sequence} of step {step}{self._where}"
-        try:
-            file = ImageFile(image)
-            parts = _shards.read_record(file)
-            state = torch.load(file, map_location="cpu", **self._safely())
-        except Exception as error:
-            if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
-                raise ResumeError(
-                    f"{what} holds more than tensors and plain values ({refused_global(error)}), and is not loaded "
-                    f"with weights_only, since loading it may run code: {error}\n"
-                    "If you trust its directory, pass weights_only=False to pawl.attach.",
-                    [str(error)],
-                ) from error
-            raise
-        finally:
-            self._native.release_resume()
-        state = _replicas.share(state, self._replicated, self.rank)
-        self._check(what, state, parts)
-        self._say_what_is_left(what, state)
-        for name, value in self._objects.items():
-            saved = state.get(f"{name}_state_dict")
-            if saved is None:  # C++ wrote it, as _check has seen
-                value.load_shared(state[_SHARED_POSITION])
-            elif _shards.is_fsdp1(value):
-                _shards.put_fsdp1_together(value, saved)
-            elif isinstance(value, torch.nn.Module):
-                unwrapped(value).load_state_dict(saved, strict=self._strict)
-            else:
-                value.load_state_dict(saved)
+        state = self._contents.restore(image, what, self._native.release_resume)
         self.values.update(state.get("values", {}))
         self._step = int(state.get("step", step))
         self._began_at = self._step
@@ -389,54 +306,12 @@ class Run:
         if "rng_state" in state:
             _rng.restore(state["rng_state"])
 
-    def _safely(self) -> dict[str, Any]:
-        # 1.13's restricted unpickler knows no floats: it refuses every optimizer's state.
-        if int(torch.__version__.split(".")[0]) < 2:
-            return {}
-        return {"weights_only": self._weights_only}
+    def _count_from(self, steps: int) -> None:
+        self._step = steps
 
-    def _say_what_is_left(self, what: str, state: dict[str, Any]) -> None:
-        """What the checkpoint has and this program can't take, and the reverse: no error, but no secret either."""
-        taken = {f"{name}_state_dict" for name in self._objects}
-        if "loader" in self._objects:
-            taken.add(_SHARED_POSITION)
-        left = sorted(key for key in state if key.endswith("_state_dict") and key not in taken)
-        if left:
-            warnings.warn(
-                f"{what} holds {', '.join(left)}, for which nothing was passed to pawl.attach: it is not restored, "
-                "and later checkpoints are without it",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        if "python" not in state.get("rng_state", {"python": None}):
-            warnings.warn(
-                f"{what} was written in C++ and has no generators of Python and NumPy: those go on from their seeds",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-    def _check(self, what: str, state: dict[str, Any], parts: _shards.Parts) -> None:
-        """Whether it fits. In `state`, parts of tensors become what this program has in their place."""
-        problems: list[str] = []
-        flat = _shards.flat_parts_by_parameter(self._objects)
-        for name, value in self._objects.items():
-            key = f"{name}_state_dict"
-            if key not in state and name == "loader" and _SHARED_POSITION in state:
-                problems += value.problems_of_shared(state[_SHARED_POSITION])
-            elif key not in state:
-                problems.append(f"'{key}' is not in the checkpoint, which has {', '.join(sorted(state))}")
-            elif _shards.is_fsdp1(value):
-                problems += _shards.problems_of_fsdp1(key, value, state[key], parts)
-            elif isinstance(value, torch.nn.Module):
-                here = unwrapped(value).state_dict()
-                state[key] = _shards.put_together(key, state[key], here, parts, problems)
-                problems += problems_of_module(name, unwrapped(value), state[key], strict=self._strict)
-            elif isinstance(value, torch.optim.Optimizer):
-                state[key] = _shards.put_optimizer_together(key, state[key], value, flat, parts, problems)
-                problems += problems_of_optimizer(name, value, state[key])
-            elif parts:
-                state[key] = _shards.put_together(key, state[key], value.state_dict(), parts, problems)
-        refuse(what, problems)
+    def _batches_ended(self) -> None:
+        """What an evaluation draws is drawn again by a run that is resumed from its middle."""
+        self._rng_at_end = _rng.capture()
 
 
 def exit_code(run: Run) -> int:
