@@ -1,5 +1,9 @@
 """Position in the data: each batch once, in the order of an undisturbed run."""
 
+import gc
+import itertools
+import weakref
+
 import pytest
 import torch
 
@@ -162,3 +166,23 @@ def test_workers_that_live_on_draw_no_seed_at_a_new_epoch():
     _rng.restore(generators)
 
     assert between_epochs(again, 1)[0] == undisturbed[-20:]
+
+
+def test_persistent_workers_go_when_their_loader_goes():
+    """Those that the collector of cycles lets go are waited for in vain, 5 s each."""
+    first = ResumableLoader(LOADERS["persistent workers"]())
+    assert len(list(first.batches(0))) > 0
+    assert len(list(itertools.islice(first.batches(1), 2))) == 2
+    position, generators = first.state_dict(), _rng.capture()
+    again = ResumableLoader(LOADERS["persistent workers"]())
+    again.load_state_dict(position)
+    _rng.restore(generators)
+    assert len(list(again.batches(1))) > 0
+
+    left = [weakref.ref(one.loader._iterator) for one in (first, again)]
+    gc.disable()
+    try:
+        del first, again
+        assert [one() for one in left] == [None, None]
+    finally:
+        gc.enable()

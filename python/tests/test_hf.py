@@ -1,7 +1,9 @@
 """pawl.hf.Callback: a Trainer that is left anywhere goes on as if nothing had happened."""
 
+import gc
 import json
 import random
+import weakref
 
 import pytest
 import torch
@@ -211,6 +213,19 @@ def test_added_too_late_it_says_how_to_add_it(tmp_path):
 
     with pytest.raises(pawl.PawlError, match=r"Trainer\(callbacks=\[pawl\.hf\.Callback\(\)\]\)"):
         trainer.train()
+
+
+def test_a_trainer_that_is_dropped_goes_at_once(tmp_path):
+    """With its workers, which the collector of cycles would wait for in vain."""
+    trainer = trainer_of(tmp_path, num_train_epochs=1, dataloader_num_workers=2, dataloader_persistent_workers=True)
+    trainer.train()
+    left = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_what_can_not_resume_is_refused(tmp_path):

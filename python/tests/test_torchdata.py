@@ -1,5 +1,6 @@
 """torchdata's StatefulDataLoader with workers: killed in the middle, no batch comes twice and none is lost."""
 
+import os
 import random
 import signal
 import subprocess
@@ -43,7 +44,10 @@ for epoch in run.epochs(2):
 
 def start(kind, directory):
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, kind, str(directory)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, kind, str(directory)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -73,7 +77,7 @@ def test_killed_in_the_middle(tmp_path, kind):
             lines.append(line.rstrip("\n"))
             if int(line.split(" ", 1)[0]) >= until:
                 break
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # workers hold its output open for seconds
         lines += process.stdout.read().splitlines()
         assert process.wait() == -signal.SIGKILL
         process.stdout.close()

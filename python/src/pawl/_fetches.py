@@ -8,6 +8,7 @@ the states of those moments, and brings each back at the same moment of the resu
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -146,17 +147,26 @@ class _Followed:
 
     def __init__(self, inner: Any, fetches: Fetches) -> None:
         self.inner = inner
-        self._fetches = fetches
+        # The loader owns this, and `fetches` the loader: in a cycle, persistent workers would be waited for in vain.
+        self._fetches = weakref.ref(fetches)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: of the two that a loader with workers makes, the one that is used begins.
-        self._fetches._about_to_draw_order()
+        fetches = self._fetches()
+        if fetches is not None:
+            fetches._about_to_draw_order()
+        del fetches
         index = 0
         for batch in self.inner:
-            self._fetches._about_to_fetch(index, is_end=False)
+            self._tell(index, is_end=False)
             yield batch
             index += 1
-        self._fetches._about_to_fetch(index, is_end=True)
+        self._tell(index, is_end=True)
+
+    def _tell(self, index: int, *, is_end: bool) -> None:
+        fetches = self._fetches()
+        if fetches is not None:
+            fetches._about_to_fetch(index, is_end=is_end)
 
     def set_epoch(self, epoch: int) -> None:
         # Also from behind accelerate's SkipBatchSampler, which hides a shard's sampler.

@@ -55,7 +55,11 @@ class ShuffledSampler(torch.utils.data.Sampler):  # type: ignore[misc]
 
 
 class _Rewound:
-    """An iterator over a sampler that begins `skip` items in. The sampler's draws happen at the first use, as ever."""
+    """An iterator over a sampler that begins `skip` items in. The sampler's draws happen at the first use, as ever.
+
+    A loader with persistent workers owns it, so it must not own the loader: workers that are let go by the collector of
+    cycles, and not when their loader goes, are waited for in vain, 5 s each.
+    """
 
     def __init__(self, sampler: Any, skip: int, before: Optional[Callable[[], None]]) -> None:
         self._sampler = sampler
@@ -68,6 +72,7 @@ class _Rewound:
             return
         if self._before is not None:
             self._before()
+            self._before = None  # it knows the loader
         self._items = iter(self._sampler)
         for _ in range(self._skip):
             next(self._items, None)

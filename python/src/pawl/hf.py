@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -77,7 +79,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._strict = strict
         self._exit_on_stop = exit_on_stop
         self._training: Optional[_Training] = None
-        self._trainer: Any = None
+        self._is_known = False  # whether a Trainer has called
 
     # ---- the Trainer's events ----
 
@@ -86,18 +88,27 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         trainer = _trainer_above(sys._getframe())
         if trainer is None:
             raise PawlError("pawl.hf.Callback found no Trainer that calls it: pass it as Trainer(callbacks=[...])")
-        self._trainer = trainer
-        train = trainer.train
+        self._is_known = True
+        own = trainer.__dict__.get("train")  # somebody else's override
+        trainer.train = self._resumable(lambda: trainer, own)
 
+    def _resumable(self, held: Callable[[], Any], own: Optional[Callable[..., Any]]) -> Callable[..., Any]:
         def train_resumably(*positional: Any, **named: Any) -> Any:
-            return self._train(train, *positional, **named)
+            trainer = held()
+            train = own if own is not None else functools.partial(type(trainer).train, trainer)
+            try:
+                return self._train(trainer, train, *positional, **named)
+            finally:
+                # It owns this callback. In a cycle its loader's workers would be waited for in vain; before it has
+                # trained there are none, and nobody else may hold it: Trainer(...).train().
+                trainer.train = self._resumable(weakref.ref(trainer), own)
 
-        trainer.train = train_resumably
+        return train_resumably
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if self._training is not None:
             self._training.begin()
-        elif self._trainer is None:
+        elif not self._is_known:
             raise PawlError(
                 "pawl.hf.Callback was added after the Trainer was made, too late to resume: "
                 "pass it as Trainer(callbacks=[pawl.hf.Callback()])"
@@ -126,16 +137,22 @@ class Callback(TrainerCallback):  # type: ignore[misc]
     # ---- train ----
 
     def _train(
-        self, train: Callable[..., Any], resume_from_checkpoint: Any = None, trial: Any = None, *more: Any, **named: Any
+        self,
+        trainer: Any,
+        train: Callable[..., Any],
+        resume_from_checkpoint: Any = None,
+        trial: Any = None,
+        *more: Any,
+        **named: Any,
     ) -> Any:
         if trial is not None:
             warnings.warn(
                 "pawl.hf.Callback leaves trials of a hyperparameter search alone", RuntimeWarning, stacklevel=3
             )
             return train(resume_from_checkpoint, trial, *more, **named)
-        _refuse_what_can_not_resume(self._trainer)
-        training = _Training(self._trainer, self._strict)
-        directory = self._directory or Path(self._trainer.args.output_dir) / "pawl"
+        _refuse_what_can_not_resume(trainer)
+        training = _Training(trainer, self._strict)
+        directory = self._directory or Path(trainer.args.output_dir) / "pawl"
         run = attach(
             checkpoint_directory=directory,
             exit_on_stop=False,
@@ -151,6 +168,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
                 run.finish()
         finally:
             self._training = None
+            training.parts.clear()  # it is one of them
             run.detach()
         if run.should_stop and self._exit_on_stop:
             raise Stopped(exit_code(run))
