@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Place, a_seed, wait_for
 
 EXAMPLES = ROOT / "examples" / "python"
-KILLS = 3
+KILLS = 2
 # Importing such a framework takes seconds, on a machine that has other things to do tens of them.
 DEADLINE_S = 240.0
 
