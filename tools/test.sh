@@ -78,8 +78,10 @@ if [ "$quick" = no ]; then
     ctest --test-dir build-tsan --output-on-failure --no-tests=error --parallel 2 \
         --exclude-regex 'NoMemory|pawl_no_memory|Pickle|Archive|Damaged|ImageSize|ImageWriter|Verify|Export|JournalBounds|Config' |
         tail -n 8
-    PAWL_DAEMON_BIN=$PWD/build-tsan/bin /usr/bin/python3 -m pytest -q -p no:cacheprovider \
-        tests/e2e/test_ranks.py tests/e2e/test_api.py tests/e2e/test_stopped.py tests/e2e/test_checkpoints.py
+    export PAWL_DAEMON_BIN=$PWD/build-tsan/bin
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 \
+        tests/e2e/test_api.py tests/e2e/test_stopped.py tests/e2e/test_checkpoints.py
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e/test_ranks.py
 fi
 
 say "all tests have passed"
