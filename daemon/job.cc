@@ -36,7 +36,7 @@ JobRunner::JobRunner(config::JobConfig config, JobServices services)
     : config_(std::move(config)),
       services_(std::move(services)),
       policy_(policy_of(config_)),
-      ledger_(services_.journal, services_.clock, config_.name),
+      ledger_(services_.journal, services_.clock, config_.name, config_.checkpoint.directory),
       store_(services_.fs, services_.clock, ledger_, config_.checkpoint.directory, config_.name),
       wake_timer_(services_.loop, [this] { wake(); }),
       tick_timer_(services_.loop, [this] { tick(); }),

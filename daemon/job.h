@@ -143,6 +143,7 @@ private:
     void kill_and_watch(const std::vector<pid_t>& pids, const std::function<void()>& when_ended);
     void put_incarnation(journal::IncarnationState state);
     void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
+    [[nodiscard]] std::optional<std::string> why_missing(const checkpoint::Choice& choice) const;
     [[nodiscard]] std::vector<pid_t> pids() const;
 
     // job_adopt.cc: scripts that are not changed

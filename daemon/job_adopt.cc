@@ -35,12 +35,17 @@ void JobRunner::choose_then_spawn(Incarnation number) {
     begin_adopting();
     const adopt::Settings settings{.patterns = config_.checkpoint.adopt,
                                    .working_directory = config_.working_directory};
-    checkpoint_worker_.post([this, number, settings, context = adopt_context()] {
+    const bool stops_where_none_is_left =
+        config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop;
+    checkpoint_worker_.post([this, number, settings, context = adopt_context(),
+                             stops_where_none_is_left] {
         auto chosen = std::make_shared<Chosen>(Chosen{.choice = store_.choose(), .prepared = {}});
         if (chosen->choice) {
             for (std::string& warning : store_.apply_retention(context.retention))
                 chosen->choice->warnings.push_back(std::move(warning));
-            if (!settings.patterns.empty()) {
+            // Nothing is put into a directory whose volume may not be mounted.
+            const bool is_refused = stops_where_none_is_left && !chosen->choice->missing.empty();
+            if (!settings.patterns.empty() && !is_refused) {
                 chosen->prepared = adoption_->adopter->prepare(settings, *chosen->choice, context);
             }
         }

@@ -186,6 +186,17 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
 
 // ---- the verdict ----
 
+std::optional<std::string> JobRunner::why_missing(const checkpoint::Choice& choice) const {
+    if (choice.missing.empty() || choice.chosen) return std::nullopt;
+    const std::size_t count = choice.missing.size();
+    return fmt::format(
+        "checkpoint directory '{}' is empty, and the journal knows {} in it, the "
+        "newest {} of step {}",
+        store_.directory(),
+        count == 1 ? std::string("one checkpoint") : fmt::format("{} checkpoints", count),
+        choice.missing.back().sequence, choice.missing.back().step);
+}
+
 void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> choice) {
     if (!launch_ || launch_->number != number || launch_->is_over) return;
     learn_failures();
@@ -205,6 +216,19 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
     }
     for (const std::string& warning : choice->warnings)
         report(ReportLevel::kWarning, "checkpoint", warning);
+    if (const auto why = why_missing(*choice)) {
+        if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
+            happened(supervisor::ResumeRefused{
+                .incarnation = number,
+                .exit_code = supervisor::kExitNoValidCheckpoint,
+                .why = *why + ". Is its volume mounted? Not begun again at step 0: bring them "
+                              "back, or set on_no_valid_checkpoint: start_fresh (pawl run "
+                              "--start-fresh)"});
+            return;
+        }
+        report(ReportLevel::kWarning, "start_fresh",
+               *why + "; beginning again at step 0 as configured");
+    }
     if (choice->some_existed && !choice->chosen) {
         if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
             happened(supervisor::ResumeRefused{

@@ -30,6 +30,7 @@ Result<checkpoint::Manifest> manifest_of(FileSystem& fs, const checkpoint::Liste
 // A failure is in the journal's health.
 Result<void> JournalLedger::committed(const checkpoint::Manifest& manifest) {
     journal::CheckpointRecord record = record_of(manifest);
+    record.directory = directory_;
     record.durable = clock_.wall_now();
     if (const auto origin = std::exchange(origin_, std::nullopt)) {
         record.request = origin->request;
@@ -38,6 +39,19 @@ Result<void> JournalLedger::committed(const checkpoint::Manifest& manifest) {
     }
     static_cast<void>(journal_.put_checkpoint(job_, record));
     return {};
+}
+
+// Where the journal can't be read it says so itself, and knows of none.
+std::vector<checkpoint::CheckpointName> JournalLedger::known_in(const std::string& directory) {
+    std::vector<checkpoint::CheckpointName> names;
+    const auto known = journal_.checkpoints(job_);
+    if (!known) return names;
+    for (const journal::CheckpointRecord& record : *known) {
+        if (record.state == journal::CheckpointState::kCommitted && record.directory == directory)
+            names.push_back({.sequence = record.sequence, .step = record.step});
+    }
+    std::ranges::sort(names, {}, &checkpoint::CheckpointName::sequence);
+    return names;
 }
 
 Result<void> JournalLedger::quarantined(const checkpoint::CheckpointName& name,
@@ -110,7 +124,9 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
     for (const checkpoint::Listed& one : listed) {
         const auto found =
             std::ranges::find(*known, one.name.sequence, &journal::CheckpointRecord::sequence);
-        if (found != known->end() && found->state == journal::CheckpointState::kCommitted) continue;
+        const bool is_committed =
+            found != known->end() && found->state == journal::CheckpointState::kCommitted;
+        if (is_committed && found->directory == store.directory()) continue;
         const auto manifest = manifest_of(fs, one);
         if (!manifest) continue;  // verification will say what is wrong with it
         journal::CheckpointRecord record = record_of(*manifest);
@@ -120,16 +136,21 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
             record.detail.clear();
             record.quarantined = record.removed = record.abandoned = std::nullopt;
         }
+        record.directory = store.directory();
         RETURN_IF_ERROR(journal.put_checkpoint(job, record));
-        ++added;
+        if (!is_committed) ++added;
     }
+    const auto blank = store.is_blank();
+    if (!blank) return blank.error();
     // The other way round: a kill came between a removal or a quarantine and its record.
     for (journal::CheckpointRecord record : *known) {
         if (record.state != journal::CheckpointState::kCommitted) continue;
         const bool is_there = std::ranges::any_of(listed, [&](const checkpoint::Listed& one) {
             return one.name.sequence == record.sequence;
         });
-        if (is_there) continue;
+        const bool is_elsewhere =
+            !record.directory.empty() && record.directory != store.directory();
+        if (is_there || is_elsewhere || *blank) continue;
         const std::string name =
             to_string(checkpoint::CheckpointName{.sequence = record.sequence, .step = record.step});
         const std::string quarantine = join_path(store.directory(), checkpoint::kQuarantineName);

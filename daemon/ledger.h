@@ -12,16 +12,23 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pawl::daemon {
 
 class JournalLedger final : public checkpoint::Ledger {
 public:
     // All outlive the ledger.
-    JournalLedger(journal::Journal& journal, const Clock& clock, std::string job)
-        : journal_(journal), clock_(clock), job_(std::move(job)) {}
+    JournalLedger(journal::Journal& journal, const Clock& clock, std::string job,
+                  std::string directory)
+        : journal_(journal),
+          clock_(clock),
+          job_(std::move(job)),
+          directory_(std::move(directory)) {}
 
     Result<void> committed(const checkpoint::Manifest& manifest) override;
+    [[nodiscard]] std::vector<checkpoint::CheckpointName> known_in(
+        const std::string& directory) override;
     Result<void> quarantined(const checkpoint::CheckpointName& name,
                              const std::string& why) override;
     Result<void> removed(const checkpoint::CheckpointName& name, const std::string& why) override;
@@ -46,12 +53,14 @@ private:
     journal::Journal& journal_;
     const Clock& clock_;
     std::string job_;
+    std::string directory_;
     std::optional<Origin> origin_;
 };
 
 // Makes the journal's catalogue agree with the directory: adds what it does not know (a new
 // machine, a lost journal, a kill between the commit and its record), and calls removed what is no
-// longer there. Reads manifests, verifies nothing. Returns how many were added.
+// longer there, unless nothing at all is: that may be a volume that is not mounted. Reads
+// manifests, verifies nothing. Returns how many were added.
 [[nodiscard]] Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs,
                                             const std::string& job, const checkpoint::Store& store);
 

@@ -46,7 +46,7 @@ public:
         }
         own->lock_ = std::move(*lock);
         own->job_ = job;
-        own->open_journal(fs, join_path(state_directory_of(place), "journal"));
+        own->open_journal(fs, join_path(state_directory_of(place), "journal"), directory);
         checkpoint::Ledger* ledger = own->journal_ledger_.get();
         if (ledger == nullptr) ledger = &own->no_ledger_;
         own->store_ = std::make_unique<checkpoint::Store>(fs, own->clock_, *ledger, directory, job);
@@ -72,7 +72,7 @@ public:
 
 private:
     // The directory is the truth: what a journal does not hear now, it is told at the next start.
-    void open_journal(FileSystem& fs, const std::string& path) {
+    void open_journal(FileSystem& fs, const std::string& path, const std::string& directory) {
         const auto there = fs.status(path);
         if (!there || !there->has_value()) return;
         journal::OpenReport report;
@@ -82,7 +82,8 @@ private:
             return;
         }
         journal_ = std::move(*journal);
-        journal_ledger_ = std::make_unique<daemon::JournalLedger>(*journal_, clock_, job_);
+        journal_ledger_ =
+            std::make_unique<daemon::JournalLedger>(*journal_, clock_, job_, directory);
     }
 
     SystemClock clock_;

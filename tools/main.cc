@@ -134,7 +134,7 @@ void add_run(CLI::App& app, Words& words) {
         ->capture_default_str();
     run->add_option("--grace", options.grace, "from SIGTERM to SIGKILL")->capture_default_str();
     run->add_flag("--start-fresh", options.starts_fresh,
-                  "begin at step 0 if all checkpoints are damaged");
+                  "begin at step 0 if all checkpoints are damaged or gone");
     run->add_flag("--quiet", options.is_quiet, "do not show the output of rank 0");
     // For its help alone: the words of the command are taken out before, see take_command().
     run->add_option("command", "-- COMMAND [ARGUMENT …]");

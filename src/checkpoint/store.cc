@@ -106,6 +106,16 @@ Result<std::vector<Listed>> Store::list() const {
     return list_checkpoints(fs_, directory_);
 }
 
+Result<bool> Store::is_blank() const {
+    const auto listed = list();
+    if (!listed) return listed.error();
+    const auto has_any = [this](std::string_view place) {
+        const auto set_aside = fs_.list_directory(join_path(directory_, place));
+        return set_aside && !set_aside->empty();
+    };
+    return listed->empty() && !has_any(kQuarantineName) && !has_any(kAbandonedName);
+}
+
 Result<Choice> Store::choose() {
     const auto listed = list();
     if (!listed) return listed.error();
@@ -140,12 +150,11 @@ Result<Choice> Store::choose() {
     if (const auto unlinked = fs_.remove(join_path(directory_, kLatestName)); !unlinked) {
         choice.warnings.push_back(unlinked.error().text());
     }
-    if (!choice.some_existed) {
-        for (const std::string_view place : {kQuarantineName, kAbandonedName}) {
-            const auto set_aside = fs_.list_directory(join_path(directory_, place));
-            choice.some_existed = choice.some_existed || (set_aside && !set_aside->empty());
-        }
-    }
+    if (choice.some_existed) return choice;
+    const auto blank = is_blank();
+    if (!blank) return blank.error();
+    choice.some_existed = !*blank;
+    if (*blank) choice.missing = ledger_.known_in(directory_);
     return choice;
 }
 

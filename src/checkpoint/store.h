@@ -29,6 +29,8 @@ public:
     virtual Result<void> committed(const Manifest& manifest) = 0;
     virtual Result<void> quarantined(const CheckpointName& name, const std::string& why) = 0;
     virtual Result<void> removed(const CheckpointName& name, const std::string& why) = 0;
+    // Those that are known to be in a directory: committed there, and not removed since.
+    [[nodiscard]] virtual std::vector<CheckpointName> known_in(const std::string&) { return {}; }
     // Newer than a checkpoint that somebody rolled back to.
     virtual Result<void> abandoned(const CheckpointName& name, const std::string& why) {
         return removed(name, why);
@@ -72,6 +74,9 @@ struct Choice {
     // Whether any checkpoint was ever here: committed or quarantined. If so and none is chosen, the
     // job may not silently begin again.
     bool some_existed = false;
+    // There is nothing at all in the directory, and these are known to be there: a volume that is
+    // not mounted looks like this. Oldest first.
+    std::vector<CheckpointName> missing;
     std::uint64_t bytes_verified = 0;
     std::vector<std::string> warnings;
 };
@@ -105,6 +110,8 @@ public:
 
     // Committed checkpoints, newest sequence first. Changes nothing.
     [[nodiscard]] Result<std::vector<Listed>> list() const;
+    // Neither committed checkpoints nor any that were set aside. Changes nothing.
+    [[nodiscard]] Result<bool> is_blank() const;
 
     // The newest valid checkpoint, at which `latest` then points; those found invalid on the way
     // are moved to quarantine.

@@ -196,8 +196,10 @@ constexpr auto kCheckpointFields = std::to_array<Field<JobConfig>>({
     choice<JobConfig, kOnNoValidCheckpoint>(
         [](auto& job) -> auto& { return job.checkpoint.on_no_valid_checkpoint; },
         {.name = "on_no_valid_checkpoint",
-         .about = "When checkpoints exist but none is valid. `stop`: the job stops and says why. "
-                  "`start_fresh`: it begins again at step 0."}),
+         .about =
+             "When there were checkpoints and none is valid, or the journal knows some and the "
+             "directory is empty (its volume is not mounted?). `stop`: the job stops and says "
+             "why. `start_fresh`: it begins again at step 0."}),
     patterns<JobConfig>(
         [](auto& job) -> auto& { return job.checkpoint.adopt; },
         {.name = "adopt",

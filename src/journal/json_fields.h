@@ -132,6 +132,7 @@ public:
         return has(name) ? std::optional(number(name)) : std::nullopt;
     }
 
+    std::string text_if_any(const char* name) { return has(name) ? text(name) : std::string(); }
     std::optional<std::int64_t> signed_number_if_any(const char* name) {
         return has(name) ? std::optional(signed_number(name)) : std::nullopt;
     }

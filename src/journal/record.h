@@ -73,8 +73,9 @@ struct CheckpointRecord {
     CheckpointState state = CheckpointState::kCommitted;
     std::string reason;  // as in the manifest: cadence, sigterm, final, …
     std::uint64_t bytes = 0;
-    WallTime time;       // when its files began to be written, as in the manifest
-    std::string detail;  // why it was quarantined, removed or abandoned
+    WallTime time;          // when its files began to be written, as in the manifest
+    std::string detail;     // why it was quarantined, removed or abandoned
+    std::string directory;  // the checkpoint directory, as configured; "" in older records
 
     std::optional<Incarnation> incarnation;
     std::optional<std::uint64_t> request;  // as the trainer protocol numbers it

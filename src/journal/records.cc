@@ -196,6 +196,7 @@ std::string encode(const CheckpointRecord& record) {
         {"epoch", record.epoch.value},       {"state", name_of(record.state, kCheckpointStates)},
         {"reason", record.reason},           {"bytes", record.bytes},
         {"time", format_time(record.time)},  {"detail", record.detail}};
+    if (!record.directory.empty()) json["directory"] = record.directory;
     if (record.incarnation) json["incarnation"] = record.incarnation->value;
     if (record.request) json["request"] = *record.request;
     for (const auto& [name, moment] : kMoments) {
@@ -268,6 +269,7 @@ Result<CheckpointRecord> decode<CheckpointRecord>(std::string_view value) {
                             .bytes = fields.number("bytes"),
                             .time = fields.time("time"),
                             .detail = fields.text("detail"),
+                            .directory = fields.text_if_any("directory"),
                             .request = fields.number_if_any("request")};
     if (const auto number = fields.number_if_any("incarnation"))
         record.incarnation = Incarnation{*number};

@@ -28,7 +28,12 @@ public:
         return note("removed", name.sequence);
     }
 
+    std::vector<CheckpointName> known_in(const std::string& directory) override {
+        return directory == "/ckpt" ? known : std::vector<CheckpointName>();
+    }
+
     std::vector<std::string> entries;
+    std::vector<CheckpointName> known;  // in /ckpt
     bool fails = false;
 
 private:
@@ -159,6 +164,25 @@ TEST(Store, AnEmptyDirectoryIsAPlaceToBeginIn) {
     EXPECT_FALSE(choice->some_existed);
 }
 
+TEST(Store, NamesWhatIsMissingOnlyWhereThereIsNothingAtAll) {
+    Fixture fixture;
+    const CheckpointName known{.sequence = Sequence{7}, .step = Step{70}};
+    fixture.ledger.known = {known};
+
+    const auto blank = fixture.store.choose();
+    ASSERT_TRUE(fixture.disk.create_directory("/ckpt/quarantine"));
+    ASSERT_TRUE(fixture.disk.create_directory("/ckpt/quarantine/000001-step-10"));
+    const auto set_aside = fixture.store.choose();
+    ASSERT_TRUE(fixture.commit(20));
+    const auto chosen = fixture.store.choose();
+
+    EXPECT_THAT(blank->missing, ElementsAre(known));
+    EXPECT_FALSE(blank->some_existed);
+    EXPECT_THAT(set_aside->missing, IsEmpty());
+    EXPECT_TRUE(set_aside->some_existed);
+    EXPECT_THAT(chosen->missing, IsEmpty());
+}
+
 TEST(Store, SweepsWhatWasBeingWrittenAndUsesItsSequenceNoMore) {
     Fixture fixture;
     ASSERT_TRUE(fixture.commit(10));
@@ -208,7 +232,7 @@ TEST(Store, AFailedAttemptUsesItsSequenceUp) {
 
 TEST(Store, RetentionKeepsTheLastAndTellsTheLedgerWhatIsGone) {
     Fixture fixture;
-    for (const std::uint64_t step : {10, 20, 30})
+    for (const std::uint64_t step : {10U, 20U, 30U})
         ASSERT_TRUE(fixture.commit(step, 2));
 
     EXPECT_THAT(fixture.names(), ElementsAre("000002-step-20", "000003-step-30", "latest"));
@@ -218,7 +242,7 @@ TEST(Store, RetentionKeepsTheLastAndTellsTheLedgerWhatIsGone) {
 
 TEST(Store, AppliesAPolicyThatWasNarrowedOnceSomethingIsVerified) {
     Fixture fixture;
-    for (const std::uint64_t step : {10, 20, 30})
+    for (const std::uint64_t step : {10U, 20U, 30U})
         ASSERT_TRUE(fixture.commit(step));
     Store again = fixture.reopened();
 
@@ -244,14 +268,14 @@ TEST(Store, AJournalThatFailsIsAWarningAndNoReasonToLoseACheckpoint) {
 
 TEST(Store, APowerCutWhileRetentionRemovesNeverCostsTheNewest) {
     Fixture counted;
-    for (const std::uint64_t step : {10, 20})
+    for (const std::uint64_t step : {10U, 20U})
         ASSERT_TRUE(counted.commit(step));
     const int before = counted.disk.operations_done();
     ASSERT_TRUE(counted.commit(30, 1));
     const int operations = counted.disk.operations_done() - before;
     for (int operation = 0; operation <= operations; ++operation) {
         Fixture fixture;
-        for (const std::uint64_t step : {10, 20})
+        for (const std::uint64_t step : {10U, 20U})
             ASSERT_TRUE(fixture.commit(step));
         fixture.disk.sync_everything();
         fixture.disk.cut_power_before(fixture.disk.operations_done() + operation);

@@ -138,7 +138,7 @@ TEST(Export, OfSeveralIsACheckpointDirectoryOfItsOwn) {
 }
 
 TEST(Export, OfADamagedOneLeavesNothing) {
-    for (const std::uint64_t ranks : {1, 3}) {
+    for (const std::uint64_t ranks : {1U, 3U}) {
         FakeFileSystem disk = disk_with_checkpoint(ranks);
         disk.flip_bit(fmt::format("/ckpt/000001-step-10/rank-{:05}.pt", ranks - 1),
                       kChunkBytes + 1000);
@@ -162,7 +162,7 @@ TEST(Export, NeverReplacesAnything) {
 }
 
 TEST(Export, APowerCutAtAnyOperationLeavesTheWholeTargetOrNone) {
-    for (const std::uint64_t ranks : {1, 2}) {
+    for (const std::uint64_t ranks : {1U, 2U}) {
         FakeFileSystem counted = disk_with_checkpoint(ranks);
         const int before = counted.operations_done();
         ASSERT_TRUE(export_checkpoint(counted, "/ckpt/000001-step-10", "/out/model"));

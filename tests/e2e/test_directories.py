@@ -122,6 +122,54 @@ def test_a_directory_that_is_removed_is_not_made_anew_and_a_new_one_is_used(
     place.assert_ended_with_the_file_of(tiny_reference)
 
 
+def test_an_empty_directory_that_held_checkpoints_is_no_place_to_begin_again(
+    place: Place, tiny_reference: Reference
+) -> None:
+    """What a volume that is not mounted looks like."""
+    durable = killed_in_third_commit(place)
+    elsewhere = place.state / "elsewhere"
+    place.checkpoints.rename(elsewhere)
+    place.checkpoints.mkdir()
+
+    for _ in range(2):  # what was refused once is not believed the next time
+        refused = place.run(tiny(place))
+        assert refused.code == 65, refused.output
+        assert (
+            f"checkpoint directory '{place.checkpoints}' is empty, and the journal knows {durable} checkpoints in it, "
+            f"the newest {durable} of step 20. Is its volume mounted? Not begun again at step 0"
+        ) in refused.output
+        assert place.committed() == []
+    shutil.rmtree(place.checkpoints)
+    elsewhere.rename(place.checkpoints)
+    ended = place.run(tiny(place))
+
+    assert ended.code == 0, ended.output
+    assert f"resumes from checkpoint {durable} " in ended.output
+    place.assert_equal_to(tiny_reference)
+
+
+def test_an_empty_directory_is_begun_in_where_that_is_said_or_where_it_is_another(
+    place: Place, tiny_reference: Reference
+) -> None:
+    durable = killed_in_third_commit(place)
+    (place.path / "losses").unlink()
+    another = place.run(tiny(place), ["--checkpoint-dir", str(place.path / "another")])
+    assert another.code == 0, another.output
+    assert "resumes" not in another.output
+    place.assert_equal_to(tiny_reference)
+
+    shutil.rmtree(place.checkpoints)
+    (place.path / "losses").unlink()
+    ended = place.run(tiny(place), ["--start-fresh"])
+    assert ended.code == 0, ended.output
+    assert "beginning again at step 0 as configured" in ended.output
+    assert newest_durable(place) > durable, "sequences are never reused"
+    place.assert_equal_to(tiny_reference)
+    again = place.run(tiny(place))
+    assert again.code == 0, again.output
+    assert "resumes from checkpoint" in again.output
+
+
 def test_a_read_only_directory_is_refused_before_anything_is_started(
     place: Place, tiny_reference: Reference, mount: Callable[..., None]
 ) -> None:

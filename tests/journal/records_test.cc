@@ -116,7 +116,8 @@ TEST(JournalRecords, ComeBackAsTheyWere) {
                                            .reason = "cadence",
                                            .bytes = kHighest,
                                            .time = kTime,
-                                           .detail = "rank-00000.pt, chunk 3"});
+                                           .detail = "rank-00000.pt, chunk 3",
+                                           .directory = "/data/\"a\""});
     }
     for (const Severity severity : {Severity::kInfo, Severity::kWarning, Severity::kError}) {
         expect_round_trip(EventRecord{.number = 1,
