@@ -175,7 +175,7 @@ TEST(JobPolicy, TheSameStepFailingThreeTimesInARowStopsTheJobWithTheEvidence) {
 TEST(JobPolicy, FailuresAtDifferentStepsAreNoPoisonStep) {
     Story story({.delay_initial = nanoseconds{0}, .delay_max = nanoseconds{0}});
     story.start();
-    for (const std::uint64_t step : {41, 40, 41, 40, 41, 40})
+    for (const std::uint64_t step : {41U, 40U, 41U, 40U, 41U, 40U})
         story.progress(step).crash();
 
     EXPECT_EQ(story.state(), "running");
