@@ -3,6 +3,7 @@
 #include "daemon/job.h"
 
 #include "base/invariant.h"
+#include "torchfile/text.h"
 
 #include <stdlib.h>
 
@@ -161,7 +162,9 @@ void JobRunner::conclude() {
     services_.concluded();
 }
 
-void JobRunner::report(ReportLevel level, const std::string& kind, const std::string& text) {
+void JobRunner::report(ReportLevel level, const std::string& kind, const std::string& said) {
+    // One line, whatever a path or a rank had to say: a log is read line by line.
+    const std::string text = torchfile::escaped(said);
     last_event_ = text;
     services_.reporter.event(config_.name, level, text);
     services_.changed();

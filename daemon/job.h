@@ -117,7 +117,7 @@ private:
     // job.cc: policy and its actions
     void happened(const supervisor::Event& event);
     void act(const supervisor::Action& action);
-    void report(ReportLevel level, const std::string& kind, const std::string& text);
+    void report(ReportLevel level, const std::string& kind, const std::string& said);
     // On the journal worker; a failure costs history, nothing else. The journal says so itself.
     void write_journal(std::function<Result<void>()> write);
     [[nodiscard]] Result<void> read_history();

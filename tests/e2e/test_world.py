@@ -113,6 +113,17 @@ def test_a_command_that_is_not_found_is_said_and_not_tried_again(place: Place) -
     assert "restarting" not in ended.output
 
 
+def test_a_name_can_not_begin_a_line_of_the_log_nor_colour_it(place: Place) -> None:
+    ended = place.run(["./no\npawl: error: \x1b[31mfire"])
+
+    assert ended.code != 0
+    assert "./no\\npawl: error: \\x1b[31mfire" in ended.output
+    assert all(line.startswith("pawl: ") for line in ended.output.splitlines())
+    assert "pawl: error: \x1b" not in ended.output
+    events = place.json("journal", "events")
+    assert any("\\x1b[31mfire" in event["text"] for event in events)
+
+
 def test_a_command_that_may_not_be_run_is_said(place: Place) -> None:
     script = place.path / "script"
     script.write_text("#!/bin/sh\n")
