@@ -285,7 +285,7 @@ int run(int argc, char** argv) {
     pawl::tools::add_checkpoint_commands(app, words.action);
     add_history(app, words);
     add_config(app, words);
-    std::vector<std::string> given(argv + 1, argv + argc);
+    std::vector<std::string> given(argv + std::min(argc, 1), argv + argc);
     if (!given.empty() && given.front() == "run") {
         given.erase(given.begin());
         words.run.command = take_command(*app.get_subcommand("run"), given);

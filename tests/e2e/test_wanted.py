@@ -85,3 +85,30 @@ def test_ranks_save_at_one_step_whoever_asks(place: Place, python: str, wanted_b
     assert isinstance(wanted["step"], int) and 4 < wanted["step"] < 12, "a step that no rank had completed"
     assert len(wanted["files"]) == 2  # type: ignore[arg-type]
     assert (final["step"], final["reason"]) == (12, "final")
+
+
+# Rank 1 attaches once rank 0 has asked; then both train on.
+EARLY = """
+import os, time, warnings, torch, pawl
+if os.environ["RANK"] == "1":
+    while not os.path.exists("asked"):
+        time.sleep(0.01)
+run = pawl.attach(model=torch.nn.Linear(1, 1))
+run.step()
+if run.rank == 0:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        print("saved:", run.snapshot(), "because:", caught[0].message, flush=True)
+    open("asked", "w").close()
+run.finish()
+"""
+
+
+def test_who_asks_before_the_others_are_there_is_told_that_there_will_be_none(place: Place, python: str) -> None:
+    ended = place.run([python, "-c", EARLY], [*RARELY, "--ranks", "2"])
+
+    assert ended.code == 0, ended.output
+    assert (
+        "saved: False because: no checkpoint will be made: pawl_request_checkpoint: not all ranks of the job are attached"
+    ) in ended.output
+    assert [one["reason"] for one in manifests_of(place)] == ["final"]
