@@ -142,9 +142,12 @@ private:
     void stop_leftovers();
     void kill_and_watch(const std::vector<pid_t>& pids, const std::function<void()>& when_ended);
     void put_incarnation(journal::IncarnationState state);
-    void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
-    [[nodiscard]] std::optional<std::string> why_missing(const checkpoint::Choice& choice) const;
     [[nodiscard]] std::vector<pid_t> pids() const;
+
+    // job_verdict.cc: what to resume from
+    void verdict_reached(Incarnation number, Result<checkpoint::Choice> choice);
+    void say_what_was_found(const checkpoint::Choice& choice);
+    [[nodiscard]] std::optional<std::string> why_refused(const checkpoint::Choice& choice);
 
     // job_adopt.cc: scripts that are not changed
     [[nodiscard]] bool is_adopting() const { return !config_.checkpoint.adopt.empty(); }

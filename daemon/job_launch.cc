@@ -15,10 +15,6 @@ namespace {
 
 constexpr nanoseconds kTickPeriod = milliseconds{100};
 
-std::string ranks_in_words(std::uint64_t ranks) {
-    return ranks == 1 ? std::string("1 rank") : fmt::format("{} ranks", ranks);
-}
-
 std::optional<journal::RankExit> record_of(const std::optional<supervisor::ExitStatus>& exit) {
     if (!exit) return std::nullopt;
     journal::RankExit record{.text = exit->describe()};
@@ -182,102 +178,6 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
     }
     write_journal(
         [this, record] { return services_.journal.put_incarnation(config_.name, record); });
-}
-
-// ---- the verdict ----
-
-std::optional<std::string> JobRunner::why_missing(const checkpoint::Choice& choice) const {
-    if (choice.missing.empty() || choice.chosen) return std::nullopt;
-    const std::size_t count = choice.missing.size();
-    return fmt::format(
-        "checkpoint directory '{}' is empty, and the journal knows {} in it, the "
-        "newest {} of step {}",
-        store_.directory(),
-        count == 1 ? std::string("one checkpoint") : fmt::format("{} checkpoints", count),
-        choice.missing.back().sequence, choice.missing.back().step);
-}
-
-void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> choice) {
-    if (!launch_ || launch_->number != number || launch_->is_over) return;
-    learn_failures();
-    if (!choice) {
-        happened(supervisor::ResumeRefused{.incarnation = number,
-                                           .exit_code = supervisor::kExitNoValidCheckpoint,
-                                           .why = choice.error().text()});
-        return;
-    }
-    for (const checkpoint::Rejected& rejected : choice->rejected) {
-        const std::string where = rejected.moved_to.empty()
-                                      ? std::string("could not be moved away")
-                                      : fmt::format("was moved to '{}'", rejected.moved_to);
-        report(ReportLevel::kError, "checkpoint_quarantined",
-               fmt::format("checkpoint {} is damaged and {}: {}", to_string(rejected.name), where,
-                           rejected.why));
-    }
-    for (const std::string& warning : choice->warnings)
-        report(ReportLevel::kWarning, "checkpoint", warning);
-    if (const auto why = why_missing(*choice)) {
-        if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
-            happened(supervisor::ResumeRefused{
-                .incarnation = number,
-                .exit_code = supervisor::kExitNoValidCheckpoint,
-                .why = *why + ". Is its volume mounted? Not begun again at step 0: bring them "
-                              "back, or set on_no_valid_checkpoint: start_fresh (pawl run "
-                              "--start-fresh)"});
-            return;
-        }
-        report(ReportLevel::kWarning, "start_fresh",
-               *why + "; beginning again at step 0 as configured");
-    }
-    if (choice->some_existed && !choice->chosen) {
-        if (config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop) {
-            happened(supervisor::ResumeRefused{
-                .incarnation = number,
-                .exit_code = supervisor::kExitNoValidCheckpoint,
-                .why = fmt::format("no valid checkpoint is left in '{}' though there were some "
-                                   "(they are kept in its "
-                                   "folder '{}'). Not begun again at step 0: repair one, or move "
-                                   "that folder away, or "
-                                   "set on_no_valid_checkpoint: start_fresh",
-                                   store_.directory(), checkpoint::kQuarantineName)});
-            return;
-        }
-        report(ReportLevel::kWarning, "start_fresh",
-               "no valid checkpoint is left though there were some; beginning again at step 0 as "
-               "configured");
-    }
-    if (choice->chosen && !choice->chosen->is_adopted() &&
-        choice->chosen->world_size != config_.ranks) {
-        happened(supervisor::ResumeRefused{
-            .incarnation = number,
-            .exit_code = supervisor::kExitNoValidCheckpoint,
-            .why = fmt::format("checkpoint '{}' is of {}, the job has {}: start it with as many as "
-                               "before, or with another checkpoint directory. It is kept as it is",
-                               choice->path, ranks_in_words(choice->chosen->world_size),
-                               ranks_in_words(config_.ranks))});
-        return;
-    }
-    checkpoint::Position begin;
-    if (choice->chosen) {
-        begin = {.furthest_step = choice->chosen->step, .furthest_epoch = choice->chosen->epoch};
-        newest_checkpoint_ = checkpoint_status(*choice->chosen, choice->path, "at start");
-        report(ReportLevel::kInfo, "resuming",
-               fmt::format("incarnation {} resumes from checkpoint {} (step {}), verified: {}",
-                           number, choice->chosen->sequence, choice->chosen->step,
-                           format_bytes(choice->bytes_verified)));
-    }
-    shown_step_ = begin.furthest_step;
-    shown_epoch_ = begin.furthest_epoch;
-    rate_step_ = begin.furthest_step;
-    journalled_step_ = begin.furthest_step;
-    const checkpoint::CoordinatorPolicy policy{
-        .cadence = cadence(), .attempt_timeout = config_.checkpoint.attempt_timeout};
-    launch_->coordinator = std::make_unique<checkpoint::Coordinator>(
-        config_.ranks, policy, begin, choice->chosen.has_value(), services_.clock.monotonic_now());
-    launch_->verdict = std::move(*choice);
-    if (launch_->is_spawned) put_incarnation(journal::IncarnationState::kRunning);
-    for (RankHolder& rank : launch_->ranks)
-        send_verdict(rank);
 }
 
 // ---- ends ----

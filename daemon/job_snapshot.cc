@@ -221,6 +221,7 @@ void JobRunner::persist(const checkpoint::Persist& work) {
                              retention = retention_of(config_.checkpoint)] {
         ledger_.beginning(origin);
         std::vector<checkpoint::RankImage> images;
+        images.reserve(held.size());
         for (const Held& one : held) {
             images.push_back(
                 {.rank = one.rank, .bytes = one.arena->mapping.bytes().first(one.bytes)});

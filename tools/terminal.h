@@ -18,6 +18,8 @@ class TerminalReporter final : public daemon::Reporter {
 public:
     explicit TerminalReporter(TerminalOptions options);
     ~TerminalReporter() override;
+    TerminalReporter(const TerminalReporter&) = delete;
+    TerminalReporter& operator=(const TerminalReporter&) = delete;
 
     void event(const std::string& job, daemon::ReportLevel level, const std::string& text) override;
     void progress(const control::JobStatus& status) override;

@@ -16,8 +16,8 @@ struct Count {
 
     constexpr Count() = default;
     constexpr explicit Count(std::uint64_t initial) : value(initial) {}
-    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison with zero for a
-    // pointer
+    // Clang-tidy 14 takes the comparison with zero for a pointer.
+    // NOLINTNEXTLINE(modernize-use-nullptr)
     friend constexpr auto operator<=>(const Count&, const Count&) = default;
     [[nodiscard]] constexpr Count next() const { return Count{value + 1}; }
 };

@@ -15,7 +15,7 @@ namespace pawl {
 // throw.
 class Worker {
 public:
-    static constexpr std::size_t kTasksMax = 16 * 1024;
+    static constexpr std::size_t kTasksMax = std::size_t{16} * 1024;
 
     // At most 15 characters of the name are shown by the kernel.
     explicit Worker(std::string name);

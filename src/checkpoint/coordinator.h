@@ -81,6 +81,7 @@ struct Moment {
     Step step;
     Epoch epoch;
 
+    // NOLINTNEXTLINE(modernize-use-nullptr): as in base/units.h
     friend auto operator<=>(const Moment&, const Moment&) = default;
 };
 

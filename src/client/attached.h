@@ -38,8 +38,8 @@ public:
         resume_mapping_ = staging::Mapping();
     }
 
-    [[nodiscard]] Result<Wanted> step(const Report& report) override;
-    [[nodiscard]] Result<Wanted> epoch_end(const Report& report, const Metrics& metrics) override;
+    [[nodiscard]] Result<Wanted> step(const Report& given) override;
+    [[nodiscard]] Result<Wanted> epoch_end(const Report& given, const Metrics& metrics) override;
     [[nodiscard]] Result<Wanted> poll(PollPhase phase) override;
     [[nodiscard]] Result<Asked> request_checkpoint() override;
     [[nodiscard]] Result<std::span<std::byte>> snapshot_begin(std::uint64_t bytes) override;

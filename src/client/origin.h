@@ -18,6 +18,7 @@ public:
     Origin() = default;
     Origin(const Origin&) = delete;
     Origin& operator=(const Origin&) = delete;
+    ~Origin() = default;
 
     // This process is the one. Any thread; an origin of its own a call.
     Result<void> enroll();

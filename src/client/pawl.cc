@@ -153,12 +153,8 @@ Result<pawl_run*> attach(const pawl_attach_options* given) {
     pawl_run* spare = g_spare.exchange(nullptr);
     if (spare == nullptr) spare = new pawl_run;
     // Whatever happens, it is not lost: it may be on the list of origins for good.
-    struct Return {
-        pawl_run* run;
-        ~Return() {
-            if (run != nullptr) g_spare = run;
-        }
-    } room{spare};
+    const auto give_back = [](pawl_run* run) { g_spare = run; };
+    std::unique_ptr<pawl_run, decltype(give_back)> room(spare, give_back);
     RETURN_IF_ERROR(spare->origin.enroll());
     spare->stop_requested = false;
     const Shared shared{.origin = spare->origin, .stop_requested = spare->stop_requested};
@@ -171,8 +167,7 @@ Result<pawl_run*> attach(const pawl_attach_options* given) {
     spare->world_size = clamped(spare->run->world_size());
     spare->is_attached = spare->run->is_attached();
     spare->state = State::kIdle;
-    room.run = nullptr;
-    return spare;
+    return room.release();
 }
 
 }  // namespace

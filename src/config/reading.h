@@ -50,6 +50,7 @@ public:
     explicit Reading(const Surroundings& surroundings) : surroundings_(surroundings) {}
     Reading(const Reading&) = delete;
     Reading& operator=(const Reading&) = delete;
+    ~Reading() = default;
 
     [[nodiscard]] const Surroundings& surroundings() const { return surroundings_; }
     // The main file: what is written nowhere stands there.

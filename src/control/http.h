@@ -13,9 +13,10 @@
 
 namespace pawl::control {
 
-inline constexpr std::size_t kHeadBytesMax = 16 * 1024;  // request line and all headers
+inline constexpr std::size_t kHeadBytesMax =
+    std::size_t{16} * 1024;  // request line and all headers
 inline constexpr std::size_t kHeadersMax = 100;
-inline constexpr std::size_t kBodyBytesMax = 64 * 1024;
+inline constexpr std::size_t kBodyBytesMax = std::size_t{64} * 1024;
 
 struct Request {
     std::string method;

@@ -95,7 +95,7 @@ public:
         if (field == "inf") return std::numeric_limits<double>::infinity();
         if (field == "-inf") return -std::numeric_limits<double>::infinity();
         if (field.is_number()) return field.get<double>();
-        fail("field '{}' is no number, null, \"inf\" or \"-inf\"", name);
+        fail(R"(field '{}' is no number, null, "inf" or "-inf")", name);
         return 0;
     }
 
@@ -179,10 +179,10 @@ public:
 
 private:
     [[nodiscard]] const Json& at(const char* name) const {
-        static const Json kMissing(Json::value_t::discarded);
-        if (!object_.is_object()) return kMissing;
+        static const Json missing(Json::value_t::discarded);
+        if (!object_.is_object()) return missing;
         const auto field = object_.find(name);
-        return field == object_.end() ? kMissing : *field;
+        return field == object_.end() ? missing : *field;
     }
 
     template <class... Args>

@@ -156,7 +156,7 @@ Message decode_as(const json& object) {
 // The parser repeats what it read, whatever that was; here it is for logs and terminals.
 Error not_a_message(std::string what) {
     constexpr std::size_t kWhatMax = 200;
-    if (what.size() > kWhatMax) what.replace(kWhatMax, std::string::npos, "...");
+    if (what.size() > kWhatMax) what = what.substr(0, kWhatMax) + "...";
     std::ranges::replace_if(
         what, [](unsigned char byte) { return byte < 0x20 || byte > 0x7e; }, '?');
     return make_error(ErrorKind::kInvalidArgument, "not a message of the trainer protocol: {}",

@@ -14,7 +14,7 @@
 namespace pawl::staging {
 
 inline constexpr std::uint64_t kProtocolVersion = 1;
-inline constexpr std::size_t kMessageBytesMax = 64 * 1024;
+inline constexpr std::size_t kMessageBytesMax = std::size_t{64} * 1024;
 inline constexpr std::uint32_t kSlots =
     2;  // arenas a rank: one is persisted while the next is filled
 // The largest step, epoch, rank or incarnation that is believed: what is above was never counted.

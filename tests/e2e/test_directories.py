@@ -136,7 +136,7 @@ def test_an_empty_directory_that_held_checkpoints_is_no_place_to_begin_again(
         assert refused.code == 65, refused.output
         assert (
             f"checkpoint directory '{place.checkpoints}' is empty, and the journal knows {durable} checkpoints in it, "
-            f"the newest {durable} of step 20. Is its volume mounted? Not begun again at step 0"
+            f"the newest {durable} of step 20. Not begun again at step 0: bring them back (is its volume mounted?), or set"
         ) in refused.output
         assert place.committed() == []
     shutil.rmtree(place.checkpoints)
