@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", minversion="5")
 
 import pawl  # noqa: E402
 

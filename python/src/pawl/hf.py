@@ -340,6 +340,11 @@ class _Training:
 
     def begin(self) -> None:
         trainer, resumed = self._trainer, self._resumed
+        if not hasattr(trainer, "_tr_loss"):  # transformers 4 keeps it in a local variable
+            raise PawlError(
+                f"this version of transformers ({sys.modules['transformers'].__version__}) has no Trainer._tr_loss, "
+                "which pawl.hf.Callback needs; it was made for 5.24"
+            )
         assert self._fetches is not None
         # Where the user resumes from a checkpoint of the Trainer's own, it counts from there.
         self.run._count_from(trainer.state.global_step)
