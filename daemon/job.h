@@ -70,6 +70,8 @@ public:
     // Removes ranks that a dead daemon left, then starts.
     void start();
     void request_stop(const std::string& by);
+    // An event of the job: shown and kept.
+    void report(ReportLevel level, const std::string& kind, const std::string& said);
     // An event of the job's that was not its own doing: kept, not shown.
     void note(ReportLevel level, const std::string& kind, const std::string& text);
     Result<void> request_checkpoint();
@@ -117,7 +119,6 @@ private:
     // job.cc: policy and its actions
     void happened(const supervisor::Event& event);
     void act(const supervisor::Action& action);
-    void report(ReportLevel level, const std::string& kind, const std::string& said);
     // On the journal worker; a failure costs history, nothing else. The journal says so itself.
     void write_journal(std::function<Result<void>()> write);
     [[nodiscard]] Result<void> read_history();
@@ -153,6 +154,7 @@ private:
     [[nodiscard]] bool is_adopting() const { return !config_.checkpoint.adopt.empty(); }
     [[nodiscard]] bool waits_for_verdict() const;
     void choose_then_spawn(Incarnation number);
+    void refuse_foreign(Incarnation number, const std::string& why);
     void prepared(Incarnation number, const adopt::Prepared& prepared);
     [[nodiscard]] std::vector<std::string> command_of(Rank rank) const;
     void begin_adopting();

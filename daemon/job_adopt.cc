@@ -21,6 +21,7 @@ constexpr int kExitDisk = 74;  // EX_IOERR
 struct Chosen {
     Result<checkpoint::Choice> choice;
     adopt::Prepared prepared;
+    std::string why_foreign;
 };
 
 }  // namespace
@@ -39,22 +40,39 @@ void JobRunner::choose_then_spawn(Incarnation number) {
         config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop;
     checkpoint_worker_.post([this, number, settings, context = adopt_context(),
                              stops_where_none_is_left] {
-        auto chosen = std::make_shared<Chosen>(Chosen{.choice = store_.choose(), .prepared = {}});
-        if (chosen->choice) {
+        auto chosen = std::make_shared<Chosen>(
+            Chosen{.choice = store_.choose(), .prepared = {}, .why_foreign = {}});
+        const bool adopts = !settings.patterns.empty();
+        if (chosen->choice && adopts)
+            chosen->why_foreign = adopt::why_foreign(settings, *chosen->choice);
+        if (chosen->choice && chosen->why_foreign.empty()) {
             for (std::string& warning : store_.apply_retention(context.retention))
                 chosen->choice->warnings.push_back(std::move(warning));
             // Nothing is put into a directory whose volume may not be mounted.
             const bool is_refused = stops_where_none_is_left && !chosen->choice->missing.empty();
-            if (!settings.patterns.empty() && !is_refused) {
+            if (adopts && !is_refused) {
                 chosen->prepared = adoption_->adopter->prepare(settings, *chosen->choice, context);
             }
         }
         services_.loop.post([this, number, chosen] {
+            if (!chosen->why_foreign.empty()) {
+                refuse_foreign(number, chosen->why_foreign);
+                return journal_then_spawn(number);
+            }
             prepared(number, chosen->prepared);
             if (!chosen->prepared.impossible) verdict_reached(number, std::move(chosen->choice));
             journal_then_spawn(number);
         });
     });
+}
+
+void JobRunner::refuse_foreign(Incarnation number, const std::string& why) {
+    if (!launch_ || launch_->number != number || launch_->is_over) return;
+    happened(supervisor::ResumeRefused{
+        .incarnation = number,
+        .exit_code = supervisor::kExitNoValidCheckpoint,
+        .why = why + ": another training's, which would be removed to make room for this one's. "
+                     "Give this job a checkpoint directory of its own (--checkpoint-dir)"});
 }
 
 void JobRunner::prepared(Incarnation number, const adopt::Prepared& prepared) {
@@ -153,10 +171,14 @@ void JobRunner::look_for_the_last_time(Incarnation number) {
     const bool has_finished = std::ranges::all_of(launch_->ranks, [](const RankHolder& rank) {
         return rank.exit && rank.exit->cause == supervisor::ExitCause::kFinished;
     });
-    checkpoint_worker_.post([this, number, has_finished, context = adopt_context()] {
+    const auto* const killing = std::get_if<supervisor::Killing>(&job_.state);
+    const bool is_over =
+        has_finished ||
+        (killing != nullptr && std::holds_alternative<supervisor::Stopped>(killing->then));
+    checkpoint_worker_.post([this, number, is_over, context = adopt_context()] {
         adopt::Looked result = adoption_->adopter->look(context);
-        // One that was killed may not have come to its first save.
-        if (has_finished) {
+        // One that was killed may not have come to its first save, and will.
+        if (is_over) {
             for (adopt::Note& note : adoption_->adopter->never_found())
                 result.notes.push_back(std::move(note));
         }

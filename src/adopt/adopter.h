@@ -59,6 +59,10 @@ struct Prepared {
         impossible;  // it must not start: it would begin again, or find a torn file
 };
 
+// Why what was chosen is of another training than the one whose files these settings name; "" if
+// it is not. Its checkpoints would be put back for nothing, and removed to make room.
+[[nodiscard]] std::string why_foreign(const Settings& settings, const checkpoint::Choice& choice);
+
 class Adopter {
 public:
     // All outlive the adopter.

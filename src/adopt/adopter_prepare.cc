@@ -15,6 +15,26 @@ namespace pawl::adopt {
 
 using checkpoint::Manifest;
 
+std::string why_foreign(const Settings& settings, const checkpoint::Choice& choice) {
+    if (!choice.chosen) return "";
+    if (!choice.chosen->is_adopted()) {
+        return fmt::format(
+            "checkpoint '{}' is of ranks that attach, and this job keeps the files that its script "
+            "saves",
+            choice.path);
+    }
+    std::vector<std::string> paths;
+    for (const checkpoint::AdoptedFile& file : choice.chosen->adopted) {
+        const std::string path = whole_path(file.path, settings.working_directory);
+        for (const std::string& text : settings.patterns) {
+            if (matches(pattern_of(text, settings.working_directory), path)) return "";
+        }
+        paths.push_back(file.path);
+    }
+    return fmt::format("checkpoint '{}' holds '{}', and this job keeps '{}'", choice.path,
+                       fmt::join(paths, "', '"), fmt::join(settings.patterns, "', '"));
+}
+
 Prepared Adopter::prepare(const Settings& settings, checkpoint::Choice& choice,
                           const Context& context) {
     settings_ = settings;

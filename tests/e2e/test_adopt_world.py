@@ -264,3 +264,35 @@ def test_a_name_that_no_file_ever_had_is_said_at_the_end(place: Place) -> None:
 
     assert ended.code == 0, ended.output
     assert ended.output.count(f"no file 'chekpoint.pth' was ever seen in '{place.path}'") == 1
+
+
+def test_another_trainings_checkpoints_are_neither_put_back_nor_removed(place: Place) -> None:
+    attached = place.run([TRAINER, "--steps", "30"])
+    assert attached.code == 0, attached.output
+    before = place.committed()
+
+    refused = place.run(script(place, COUNTER), ADOPT)
+    assert refused.code == 65, refused.output
+    assert "is of ranks that attach, and this job keeps the files that its script saves" in refused.output
+    assert "Give this job a checkpoint directory of its own" in refused.output
+    assert place.committed() == before
+    assert not (place.path / "said").exists(), "nothing was started"
+
+    own = ["--checkpoint-dir", str(place.path / "own")]
+    assert place.run(script(place, COUNTER), [*ADOPT, *own]).code == 0
+    kept = sorted(path.name for path in (place.path / "own").glob("0*"))
+    renamed = COUNTER.replace("checkpoint.pth", "other.pth")
+    refused = place.run(script(place, renamed), ["--adopt", "other.pth", *own])
+    assert refused.code == 65, refused.output
+    assert "holds 'checkpoint.pth', and this job keeps 'other.pth'" in refused.output
+    assert sorted(path.name for path in (place.path / "own").glob("0*")) == kept
+
+
+def test_a_name_that_no_file_ever_had_is_said_when_the_job_is_stopped_too(place: Place) -> None:
+    daemon = place.start(script(place, "save('checkpoint.pth'); say('saved'); time.sleep(60)"), ["--adopt", "wrong.pth"])
+    wait_for(lambda: (place.path / "said").exists(), "the script's save")
+    daemon.send_signal(signal.SIGTERM)
+    stopped = place.end(daemon)
+
+    assert stopped.code == 75, stopped.output
+    assert "no file 'wrong.pth' was ever seen" in stopped.output
