@@ -94,6 +94,7 @@ void JobRunner::spawn_ranks(Incarnation number) {
                                       .socket_path = socket_path_,
                                       .incarnation = number,
                                       .world_size = config_.ranks,
+                                      .is_distributed = config_.is_distributed,
                                       .master_port = port.value_or(29500),
                                       .restarts_max = config_.restart.max};
     for (RankHolder& rank : launch_->ranks) {

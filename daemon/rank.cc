@@ -67,7 +67,8 @@ std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
                                         const std::vector<std::string>& base) {
     const std::string number = fmt::format("{}", rank);
     const std::string world = fmt::format("{}", given.world_size);
-    const std::vector<std::pair<std::string, std::string>> own = {
+    using Variables = std::vector<std::pair<std::string, std::string>>;
+    const Variables torchrun = {
         {"RANK", number},
         {"LOCAL_RANK", number},
         {"WORLD_SIZE", world},
@@ -82,10 +83,15 @@ std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
         {"TORCHELASTIC_RESTART_COUNT", fmt::format("{}", given.incarnation)},
         {"TORCHELASTIC_MAX_RESTARTS", fmt::format("{}", given.restarts_max)},
         {"TORCHELASTIC_RUN_ID", given.job},
+    };
+    const Variables own = {
         {"PAWL_SOCKET", given.socket_path},
         {"PAWL_JOB", given.job},
         {"PAWL_INCARNATION", fmt::format("{}", given.incarnation)},
         {std::string(supervisor::kJobKeyVariable), given.job_key},
+    };
+    const auto is_in = [](const Variables& variables, const std::string& name) {
+        return std::ranges::any_of(variables, [&](const auto& pair) { return name == pair.first; });
     };
     const auto is_ours = [&](const std::string& variable) {
         const std::string name = variable.substr(0, variable.find('='));
@@ -94,7 +100,9 @@ std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
         return name.starts_with("PAWL_") ||
                std::ranges::any_of(kNotForRanks,
                                    [&](const char* other) { return name == other; }) ||
-               std::ranges::any_of(own, [&](const auto& pair) { return name == pair.first; });
+               is_in(own, name) ||
+               // An address that was given is no word of ranks.
+               (is_in(torchrun, name) && (given.is_distributed || !name.starts_with("MASTER_")));
     };
     std::vector<std::string> environment;
     bool has_thread_count = false;
@@ -103,8 +111,10 @@ std::vector<std::string> environment_of(const RankEnvironment& given, Rank rank,
         has_thread_count = has_thread_count || variable.starts_with("OMP_NUM_THREADS=");
         environment.push_back(variable);
     }
-    for (const auto& [name, value] : own)
-        environment.push_back(fmt::format("{}={}", name, value));
+    for (const Variables& variables : {given.is_distributed ? torchrun : Variables(), own}) {
+        for (const auto& [name, value] : variables)
+            environment.push_back(fmt::format("{}={}", name, value));
+    }
     // As torchrun does: several ranks with a thread a core each would only fight.
     if (given.world_size > 1 && !has_thread_count) environment.emplace_back("OMP_NUM_THREADS=1");
     return environment;

@@ -72,6 +72,7 @@ struct RankEnvironment {
     std::string socket_path;
     Incarnation incarnation;
     std::uint64_t world_size = 1;
+    bool is_distributed = true;  // false: without torchrun's variables
     std::uint16_t master_port = 0;
     std::uint32_t restarts_max = 0;
 };

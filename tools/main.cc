@@ -97,8 +97,8 @@ void add_run(CLI::App& app, Words& words) {
     RunOptions& options = words.run;
     // Said twice, the last one counts: a wrapper's settings can be overridden behind it.
     run->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    run->add_option("--ranks", options.ranks, "processes, with torchrun's environment")
-        ->capture_default_str();
+    run->add_option("--ranks", options.ranks,
+                    "processes, with torchrun's environment (default: one, without)");
     run->add_option("--name", options.name, "the job's name")->capture_default_str();
     run->add_option("--state-dir", options.state_directory, "journal, logs and sockets")
         ->capture_default_str();

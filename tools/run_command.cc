@@ -70,7 +70,10 @@ Result<void> set_retention(const RunOptions& options, config::CheckpointConfig& 
 }
 
 Result<config::JobConfig> job_of(const RunOptions& options, const std::string& state) {
-    config::JobConfig job{.name = options.name, .command = options.command, .ranks = options.ranks};
+    config::JobConfig job{.name = options.name,
+                          .command = options.command,
+                          .ranks = options.ranks.value_or(1),
+                          .is_distributed = options.ranks.has_value()};
     const auto here = absolute(".");
     if (!here) return here.error();
     job.working_directory = *here;

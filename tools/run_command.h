@@ -14,7 +14,7 @@ namespace pawl::tools {
 struct RunOptions {
     std::vector<std::string> command;
     std::string name = "run";
-    std::uint32_t ranks = 1;
+    std::optional<std::uint32_t> ranks;  // none: one process, without torchrun's environment
     std::string state_directory = ".pawl";
     std::string checkpoint_directory;  // default: STATE/checkpoints
     std::optional<std::uint64_t> every_steps;

@@ -103,6 +103,9 @@ struct JobConfig {
     std::string working_directory;  // absolute after loading; default: the file's directory
     std::map<std::string, std::string> environment;  // added to the daemon's own; PAWL_* is refused
     std::uint32_t ranks = 1;                         // 1 to 1024
+    // Ranks find torchrun's variables. Not by `pawl run` without --ranks: a program that finds RANK
+    // takes itself for one of many.
+    bool is_distributed = true;
     std::string output_directory;  // of the ranks' logs; default: STATE_DIRECTORY/logs/NAME
     std::uint64_t output_rotate_at = std::uint64_t{64} << 20;  // bytes; at a rank's start
     CheckpointConfig checkpoint;

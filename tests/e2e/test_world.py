@@ -342,3 +342,17 @@ def test_ranks_have_the_environment_of_torchrun(place: Place) -> None:
     other = dict(line.split("=") for line in (place.path / "environment-0").read_text().splitlines())
     assert other["MASTER_PORT"] == port
     assert "PAWL_SECRET" not in (place.path / "all-0").read_text()
+
+
+def test_one_process_without_ranks_finds_nothing_of_torchruns(place: Place) -> None:
+    """A program that finds RANK takes itself for one of many."""
+    given = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
+    ended = place.run(["sh", "-c", "env > seen"], environment=given)
+
+    assert ended.code == 0, ended.output
+    names = {line.split("=", 1)[0] for line in (place.path / "seen").read_text().splitlines()}
+    assert not names & {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
+    assert "MASTER_ADDR=10.0.0.1" in (place.path / "seen").read_text().splitlines()
+    assert {"PAWL_SOCKET", "PAWL_JOB", "PAWL_INCARNATION"} <= names
+    ended = place.run(["sh", "-c", "env > seen"], ["--ranks", "1"])
+    assert "WORLD_SIZE=1" in (place.path / "seen").read_text().splitlines()
