@@ -250,8 +250,8 @@ Result<int> Daemon::run() {
 }
 
 void Daemon::catch_signals() {
-    for (const auto& [number, name] :
-         {std::pair{SIGTERM, "SIGTERM"}, std::pair{SIGINT, "SIGINT"}}) {
+    for (const auto& [number, name] : {std::pair{SIGTERM, "SIGTERM"}, std::pair{SIGINT, "SIGINT"},
+                                       std::pair{SIGQUIT, "SIGQUIT"}}) {
         signals_.push_back(std::make_unique<SignalWatcher>(
             loop_, number, [this, by = std::string(name)] { stop(by); }));
     }
@@ -261,6 +261,18 @@ void Daemon::catch_signals() {
         // What becomes of it is in the log: nobody waits for the answer.
         reloader_->request("SIGHUP", [](const Result<std::string>&) {});
     }));
+    // Their default would end the daemon alone, and leave the ranks to nobody.
+    for (const auto& [number, name] :
+         {std::pair{SIGUSR1, "SIGUSR1"}, std::pair{SIGUSR2, "SIGUSR2"}}) {
+        signals_.push_back(
+            std::make_unique<SignalWatcher>(loop_, number, [this, by = std::string(name)] {
+                for (const auto& job : jobs_) {
+                    job->report(
+                        ReportLevel::kWarning, "signal",
+                        by + " means nothing to pawl: it goes on (SIGTERM asks it to stop)");
+                }
+            }));
+    }
     signals_.push_back(std::make_unique<SignalWatcher>(loop_, SIGCHLD, [this] {
         // Ranks are watched by pidfd; this is for orphans that came to us.
         std::vector<pid_t> known;

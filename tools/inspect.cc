@@ -70,7 +70,13 @@ Result<int> command_job(const Place& place, const std::string& verb) {
     const auto response = control::call(socket_of(place), control::Method::kPost,
                                         fmt::format("/v1/jobs/{}/{}", job, verb));
     if (!response) return response.error();
-    if (response->http_status == 202) return 0;
+    if (response->http_status == 202) {
+        const char* const answer =
+            verb == "stop" ? "job '{}' is asked to save and stop"
+                           : "job '{}' is asked for a checkpoint; 'pawl status' shows the newest";
+        print(fmt::format(fmt::runtime(answer), job) + "\n");
+        return 0;
+    }
     const json body = json::parse(response->body, nullptr, /*allow_exceptions=*/false);
     const ErrorKind kind = response->http_status == 404 ? ErrorKind::kNotFound : ErrorKind::kBusy;
     return make_error(kind, "{}",

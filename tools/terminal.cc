@@ -66,6 +66,7 @@ void TerminalReporter::event(const std::string&, daemon::ReportLevel level,
                              const std::string& text) {
     copy_output();
     clear_line();
+    if (is_terminal_ && !std::exchange(is_at_line_start_, true)) put(STDERR_FILENO, "\n");
     std::string_view prefix = "pawl: ";
     if (level == daemon::ReportLevel::kWarning) prefix = "pawl: warning: ";
     if (level == daemon::ReportLevel::kError) prefix = "pawl: error: ";
@@ -74,7 +75,10 @@ void TerminalReporter::event(const std::string&, daemon::ReportLevel level,
 
 void TerminalReporter::progress(const control::JobStatus& status) {
     copy_output();
-    if (!is_terminal_) return;
+    // A line or a bar that is not complete is the program's, and stays.
+    if (!is_terminal_ || !is_at_line_start_) return;
+    const auto is_attached = [](const control::RankStatus& rank) { return rank.is_attached; };
+    if (std::ranges::none_of(status.ranks, is_attached)) return clear_line();  // it has no steps
     std::string line = line_of(status);
     line.resize(std::min(line.size(), columns_of_terminal() - 1));
     put(STDERR_FILENO, "\r" + line + "\033[K");
@@ -97,6 +101,7 @@ void TerminalReporter::copy_output() {
         clear_line();
         put(STDOUT_FILENO, std::string_view(buffer.data(), static_cast<std::size_t>(got)));
         output_offset_ += static_cast<std::uint64_t>(got);
+        is_at_line_start_ = buffer.at(static_cast<std::size_t>(got) - 1) == '\n';
     }
 }
 

@@ -31,6 +31,7 @@ private:
     TerminalOptions options_;
     bool is_terminal_;
     bool has_line_ = false;
+    bool is_at_line_start_ = true;  // the output that was copied ended with a line feed
     std::uint64_t output_offset_ = 0;
 };
 

@@ -201,8 +201,10 @@ Result<Response> call(const std::string& socket_path, Method method, const std::
         result = method == Method::kGet ? client.Get(target) : client.Post(target);
     }
     if (!result) {
-        return make_error(ErrorKind::kNotFound, "no daemon answers at '{}': {}", socket_path,
-                          httplib::to_string(result.error()));
+        const std::string why = result.error() == httplib::Error::Connection
+                                    ? "nobody listens there"
+                                    : httplib::to_string(result.error());
+        return make_error(ErrorKind::kNotFound, "no daemon answers at '{}': {}", socket_path, why);
     }
     return Response{.http_status = result->status, .body = result->body};
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -124,10 +125,12 @@ def test_a_checkpoint_and_a_stop_can_be_asked_for_by_hand(place: Place, referenc
     daemon = place.start(options=["--every-steps", "1000"])
     place.wait_for_step(5, daemon)
 
-    assert place.pawl("checkpoint").code == 0
+    asked = place.pawl("checkpoint")
+    assert (asked.code, asked.output) == (0, "job 'run' is asked for a checkpoint; 'pawl status' shows the newest\n")
     wait_for(lambda: place.committed(), "the checkpoint")
     reason = place.json("checkpoints", "show")["reason"]
-    assert place.pawl("stop").code == 0
+    asked = place.pawl("stop")
+    assert (asked.code, asked.output) == (0, "job 'run' is asked to save and stop\n")
     stopped = place.end(daemon)
 
     assert reason == "request"
@@ -211,3 +214,43 @@ def test_a_rank_that_attaches_after_the_stop_leaves_at_once(place: Place) -> Non
 
     assert stopped.code == 75, stopped.output
     assert "ranks that did not leave in time" not in stopped.output
+
+
+def test_a_quit_stops_as_sigterm_does_and_a_signal_that_means_nothing_is_said(place: Place) -> None:
+    daemon = place.start(options=["--every-steps", "1000"])
+    place.wait_for_step(5, daemon)
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        daemon.send_signal(number)
+        wait_for(lambda number=number: f"{number.name} means nothing to pawl" in place.output(), number.name)
+    daemon.send_signal(signal.SIGQUIT)
+    stopped = place.end(daemon)
+
+    assert stopped.code == 75, stopped.output
+    assert place.committed(), "the state is saved"
+
+
+def test_a_line_that_a_program_has_not_ended_is_left_alone_on_a_terminal(place: Place) -> None:
+    """Neither a bar nor half a line is overwritten by the line of pawl's own."""
+    program = 'printf "Epoch 1 ... "; sleep 0.5; printf "loss 0.5\\n"; printf "\\rbar 1/2"; sleep 0.5; printf "\\rbar 2/2\\n"'
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [PAWL, "run", "--", "sh", "-c", program], cwd=place.path, stdout=follower, stderr=follower, stdin=subprocess.DEVNULL
+    )
+    place.running.append(process)  # type: ignore[arg-type]
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            got = os.read(leader, 4096)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not got:
+            break
+        seen += got
+    os.close(leader)
+
+    assert process.wait() == 0
+    text = seen.decode()
+    assert "Epoch 1 ... loss 0.5\r\n" in text, text
+    assert "\rbar 1/2\rbar 2/2\r\n" in text, text
