@@ -101,16 +101,23 @@ std::string JobRunner::why_refused(staging::SessionId session, const staging::He
     if (hello.world_size != launch_->ranks.size()) {
         return fmt::format(
             "it takes the world size for {}, the job has {} ranks: its WORLD_SIZE "
-            "is not the one that pawl set",
-            hello.world_size, launch_->ranks.size());
+            "is not the one that pawl set. Ranks are pawl's to start, not another launcher's: "
+            "'pawl run --ranks {} -- COMMAND'",
+            hello.world_size, launch_->ranks.size(), hello.world_size);
     }
     if (hello.rank.value >= launch_->ranks.size())
         return fmt::format("the job has ranks 0 to {}", launch_->ranks.size() - 1);
     if (std::string why = why_foreign(server_->pid_of(session), hello.rank); !why.empty())
         return why;
     const RankHolder& rank = launch_->ranks[hello.rank.value];
-    if (rank.session) return "this rank is attached already";
-    if (rank.has_verdict) return "this rank was attached before; an incarnation attaches once";
+    if (rank.session) {
+        return "this rank is attached already. Processes that train together are ranks, which "
+               "pawl starts: 'pawl run --ranks N -- COMMAND'";
+    }
+    if (rank.has_verdict) {
+        return "this rank was attached before; an incarnation attaches once. What is trained after "
+               "it is a job of its own, with a checkpoint directory of its own";
+    }
     return "";
 }
 
