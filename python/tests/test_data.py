@@ -186,3 +186,82 @@ def test_persistent_workers_go_when_their_loader_goes():
         assert [one() for one in left] == [None, None]
     finally:
         gc.enable()
+
+
+# ---- another batch size, other data ----
+
+
+def of_size(size, batch, **more):
+    torch.manual_seed(size)  # another process: its generators come from the checkpoint
+    return torch.utils.data.DataLoader(torch.arange(size), batch_size=batch, shuffle=True, **more)
+
+
+def left_after(batches, size, batch, **more):
+    resumable = ResumableLoader(of_size(size, batch, **more))
+    return [b.tolist() for b in itertools.islice(resumable.batches(0), batches)], resumable.state_dict()
+
+
+@pytest.mark.parametrize("batch", [2, 4, 8, 16, 3, 6])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_batch_size_goes_on_with_the_next_sample(batch, workers):
+    whole, _ = left_after(8, 64, 8)
+    seen, state = left_after(6, 64, 8)
+    again = ResumableLoader(of_size(64, batch, num_workers=workers))
+    assert again.problems_of("loader", state, 0) == []
+
+    again.load_state_dict(state)
+    assert again.trained(0) == 48 // batch
+    rest = [b.tolist() for b in again.batches(0)]
+
+    assert len(rest[0]) == batch
+    assert [*itertools.chain(*seen, *rest)] == [*itertools.chain(*whole)]
+
+
+def test_a_batch_size_that_does_not_fit_is_refused_with_both():
+    _, state = left_after(3, 64, 8)
+
+    (problem,) = ResumableLoader(of_size(64, 16)).problems_of("loader", state, 0)
+
+    assert "3 batches of 8" in problem
+    assert "24 samples" in problem
+    assert "batch size 16" in problem
+    assert ResumableLoader(of_size(64, 16)).problems_of("loader", state, 1) == [], "that epoch was left by a break"
+
+
+def test_other_data_is_refused_in_the_middle_of_an_epoch_with_both_numbers():
+    _, state = left_after(3, 64, 8)
+
+    (problem,) = ResumableLoader(of_size(65, 8)).problems_of("loader", state, 0)
+
+    assert "64 samples in the checkpoint, but 65 in the data" in problem
+
+
+@pytest.mark.parametrize(("size", "batch", "drop_last"), [(64, 8, False), (20, 8, False), (20, 8, True)])
+@pytest.mark.parametrize("then", [(64, 16), (20, 5), (21, 8)])
+def test_at_the_boundary_of_an_epoch_anything_goes(size, batch, drop_last, then):
+    """After its last batch nothing of the epoch is left, whatever the next one is made of."""
+    for batches, rest in ((0, True), (size // batch if drop_last else -(-size // batch), False)):
+        _, state = left_after(batches, size, batch, drop_last=drop_last)
+        again = ResumableLoader(of_size(*then))
+        assert again.problems_of("loader", state, 0) == []
+        again.load_state_dict(state)
+        assert bool(list(again.batches(0))) == rest
+        assert len(list(again.batches(1))) == -(-then[0] // then[1])
+
+
+def test_a_position_without_sizes_resumes_as_before():
+    _, state = left_after(3, 64, 8)
+    for name in ("batch_size", "samples", "is_last"):
+        del state[name]
+    again = ResumableLoader(of_size(64, 16))
+
+    assert again.problems_of("loader", state, 0) == []
+    again.load_state_dict(state)
+    assert len(list(again.batches(0))) == 1
+
+
+def test_a_loader_that_is_registered_again_still_knows_its_batch_size():
+    loader = of_size(64, 8)
+    ResumableLoader(loader)
+
+    assert ResumableLoader(loader).state_dict()["batch_size"] == 8

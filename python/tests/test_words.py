@@ -295,6 +295,30 @@ def cpp_position_between_batches(place, monkeypatch):
     return refusal(lambda: attach(place, *parts(), loader=loader), pawl.ResumeError)
 
 
+def left_in_the_middle_of_an_epoch(place, loader):
+    model, optimizer = parts()
+    run = attach(place, model, optimizer, loader=loader)
+    for _ in run.batches(loader):
+        train_a_step(run, model, optimizer)
+        break
+    run._native.detach()
+
+
+def other_data_in_the_middle_of_an_epoch(place, monkeypatch):
+    left_in_the_middle_of_an_epoch(place, loader_of(10))
+    text = refusal(lambda: attach(place, *parts(), loader=loader_of(12)), pawl.ResumeError)
+    assert "10 samples in the checkpoint, but 12 in the data" in text
+    return text
+
+
+def another_batch_size_in_the_middle_of_an_epoch(place, monkeypatch):
+    left_in_the_middle_of_an_epoch(place, loader_of(10))
+    text = refusal(lambda: attach(place, *parts(), loader=loader_of(10, batch=4)), pawl.ResumeError)
+    assert "1 batches of 2" in text
+    assert "batch size 4" in text
+    return text
+
+
 ONLY_TORCH_2 = {unsafe_global_in_a_checkpoint, unsafe_value_at_the_start}  # 1.13's weights_only is not used for these
 CASES = [
     key_that_the_checkpoint_lacks,
@@ -327,6 +351,8 @@ CASES = [
     cpp_order_for_another_sampler,
     cpp_order_of_other_data,
     cpp_position_between_batches,
+    other_data_in_the_middle_of_an_epoch,
+    another_batch_size_in_the_middle_of_an_epoch,
 ]
 
 

@@ -171,6 +171,8 @@ class Contents:
                 problems += value.problems_of_shared(state[_SHARED_POSITION])
             elif key not in state:
                 problems.append(f"'{key}' is not in the checkpoint, which has {', '.join(sorted(state))}")
+            elif isinstance(value, ResumableLoader):
+                problems += value.problems_of(name, state[key], int(state.get("epoch", 0)))
             elif _shards.is_fsdp1(value):
                 problems += _shards.problems_of_fsdp1(key, value, state[key], parts)
             elif isinstance(value, torch.nn.Module):

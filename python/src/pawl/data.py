@@ -107,6 +107,18 @@ class _SkippingSampler:
         return getattr(self.inner, name)
 
 
+def _batch_size_of(loader: Any) -> Optional[int]:
+    """Of all batches but the last; None where a batch sampler of the user's makes them as it likes."""
+    sampler = loader.batch_sampler
+    while isinstance(sampler, _SkippingSampler):
+        sampler = sampler.inner
+    if sampler is None:
+        return 1
+    # accelerate's hands each rank its share of the batches of a common one.
+    is_known = type(sampler) is torch.utils.data.BatchSampler or type(sampler).__name__ == "BatchSamplerShard"
+    return int(sampler.batch_size) if is_known and sampler.batch_size else None
+
+
 class ResumableLoader:
     """A DataLoader's batches with a position that can be saved.
 
@@ -128,11 +140,15 @@ class ResumableLoader:
         self._begun: Optional[dict[str, Any]] = None  # all generators when this epoch's pass began
         self._resumed: Optional[dict[str, Any]] = None
         self._skipping: Optional[_SkippingSampler] = None
+        self._batch_size: Optional[int] = None  # where it is the same for all batches of the pass
+        self._samples: Optional[int] = None
         if not self.is_stateful and isinstance(inner, torch.utils.data.DataLoader):
             is_iterable = isinstance(inner.dataset, torch.utils.data.IterableDataset)
             if not is_iterable:
                 # The class refuses to have its sampler replaced; the instance does not mind.
                 name = "batch_sampler" if inner.batch_sampler is not None else "sampler"
+                self._batch_size = _batch_size_of(inner)
+                self._samples = len(inner.dataset) if hasattr(inner.dataset, "__len__") else None
                 self._skipping = _SkippingSampler(getattr(inner, name))
                 inner.__dict__[name] = self._skipping
 
@@ -170,14 +186,51 @@ class ResumableLoader:
             "has_workers": self._has_workers(),
             "is_complete": self._is_complete,
         }
+        if self._skipping is not None:
+            state["batch_size"], state["samples"] = self._batch_size, self._samples
+            state["is_last"] = self._given > 0 and self._given == self._length()
         if self.is_stateful:
             state["loader"] = self.loader.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next pass where `state` was taken. Draws nothing yet."""
-        self._resumed = state
+        self._resumed = {**state, "batches": self._batches_here(state)}
         self._set_own(state["own"])
+
+    def _length(self) -> Optional[int]:
+        try:
+            return len(self.loader)
+        except (TypeError, NotImplementedError):  # a sampler without a length
+            return None
+
+    def _batches_here(self, state: dict[str, Any]) -> int:
+        """How many batches of this loader's are the samples that were given out when `state` was taken."""
+        given, was, here = int(state["batches"]), state.get("batch_size"), self._batch_size
+        if not was or not here or (was, state["samples"]) == (here, self._samples):
+            return given
+        if state["is_last"] or state["is_complete"]:
+            length = self._length()
+            return given if length is None else length
+        return given * was // here if given * was % here == 0 else given
+
+    def problems_of(self, name: str, state: dict[str, Any], epoch: int) -> list[str]:
+        """Why this loader can't go on in the middle of an epoch where `state` was taken."""
+        given = int(state["batches"])
+        if state["epoch"] != epoch or given == 0 or state.get("is_last", False) or state.get("is_complete", False):
+            return []
+        samples, was, here = state.get("samples"), state.get("batch_size"), self._batch_size
+        if samples is not None and self._samples is not None and samples != self._samples:
+            return [
+                f"{name}: {samples} samples in the checkpoint, but {self._samples} in the data, and {given} batches of "
+                f"epoch {epoch} are trained: other data can begin with an epoch, not in the middle of one"
+            ]
+        if was and here and given * was % here != 0:
+            return [
+                f"{name}: it stopped after {given} batches of {was}, which are {given * was} samples of the epoch, "
+                f"no multiple of the batch size {here}: {was} fits, and any other that divides {given * was}"
+            ]
+        return []
 
     def trained(self, epoch: int) -> int:
         """How many batches of an epoch have been handed out: where `batches` goes on."""
