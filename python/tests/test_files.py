@@ -1,5 +1,7 @@
 """pawl.save and pawl.load: torch's file, atomic and verified."""
 
+import concurrent.futures
+import io
 import json
 import os
 import signal
@@ -155,6 +157,52 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth", "checkpoint.pth.pawl"]
+
+
+def test_a_link_is_followed_by_both(tmp_path):
+    pawl.save(state(), tmp_path / "epoch-3.pth")
+    (tmp_path / "latest.pth").symlink_to("epoch-3.pth")
+    assert pawl.load(tmp_path / "latest.pth", weights_only=IS_TORCH_2).keys() == state().keys()
+
+    flip(tmp_path / "epoch-3.pth", "data/0")
+    with pytest.raises(pawl.PawlError, match=r"latest\.pth' is damaged: bytes"):  # by the file's sidecar
+        pawl.load(tmp_path / "latest.pth")
+
+
+def test_threads_that_save_one_file_leave_one_of_theirs_whole(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+
+    def save(number):
+        for _ in range(10):
+            pawl.save({"number": number, "weights": torch.full((1000,), float(number))}, path)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, range(4)))
+
+    loaded = pawl.load(path)
+    assert torch.all(loaded["weights"] == float(loaded["number"]))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["checkpoint.pth", "checkpoint.pth.pawl"]
+
+
+def test_it_takes_what_torch_takes(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    pawl.save(obj=state(), f=os.fsencode(path), pickle_protocol=2, _use_new_zipfile_serialization=True)
+    assert pawl.load(f=os.fsencode(path), map_location="cpu", weights_only=IS_TORCH_2).keys() == state().keys()
+    with pytest.raises(
+        pawl.PawlError, match=r"with pickle_protocol=4: pawl writes torch's own format\. Use torch\.save"
+    ):
+        pawl.save(state(), path, pickle_protocol=4)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'compress'"):
+        pawl.save(state(), path, compress=True)
+
+    buffer = io.BytesIO()
+    pawl.save(state(), buffer)
+    buffer.seek(0)
+    assert pawl.load(buffer, weights_only=IS_TORCH_2).keys() == state().keys()
+    with (tmp_path / "open.pth").open("wb") as file:
+        pawl.save(state(), file)
+    with (tmp_path / "open.pth").open("rb") as file:
+        assert pawl.load(file, weights_only=IS_TORCH_2).keys() == state().keys()
 
 
 SAVES_FOR_EVER = """

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Union
@@ -46,15 +47,34 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def save(obj: Any, path: PathLike) -> None:
-    """Save an object as ``torch.save`` does, so that `path` is at any moment the old file or the new one, whole.
+def _is_path(f: Any) -> bool:
+    return isinstance(f, (str, bytes, os.PathLike))
+
+
+def _refuse_options(path: str, options: dict[str, Any]) -> None:
+    """Those of ``torch.save`` that make another file. Its defaults make this one."""
+    defaults = {"pickle_module": pickle, "pickle_protocol": 2, "_use_new_zipfile_serialization": True}
+    for name, value in options.items():
+        if name not in defaults:
+            raise TypeError(f"pawl.save() got an unexpected keyword argument '{name}'")
+        if value != defaults[name]:
+            raise PawlError(
+                f"cannot save '{path}' with {name}={value!r}: pawl writes torch's own format. Use torch.save"
+            )
+
+
+def save(obj: Any, f: Any, **options: Any) -> None:
+    """Save an object as ``torch.save`` does, so that the file is at any moment the old one or the new one, whole.
 
     Parameters
     ----------
     obj
         Anything that ``torch.save`` takes.
-    path
-        A file's name. A symlink is followed: what it points at is replaced.
+    f
+        A file's name. A symlink is followed: what it points at is replaced. A buffer or an open file is handed to
+        ``torch.save`` as it is: nothing of it is durable.
+    options
+        Of ``torch.save``, at its defaults.
 
     Raises
     ------
@@ -67,6 +87,11 @@ def save(obj: Any, path: PathLike) -> None:
     from pawl._archive import Image
     from pawl._state import unsavable
 
+    if not _is_path(f):
+        torch.save(obj, f, **options)
+        return
+    path = os.fsdecode(f)
+    _refuse_options(path, options)
     target = Path(os.path.realpath(path))
     try:
         image = Image(obj)
@@ -74,10 +99,11 @@ def save(obj: Any, path: PathLike) -> None:
         raise unsavable(f"what is to go to '{path}'", obj, error) from error
     memory = torch.empty(image.bytes, dtype=torch.uint8)
     image.write_to(memory)
-    # The name says whose it is: two processes may save beside each other.
-    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    # The name says whose it is: two processes, or threads of one, may save beside each other.
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = target.with_name(f".{target.name}.tmp-{own}")
     sidecar = target.with_name(target.name + _SUFFIX)
-    temporary_sidecar = sidecar.with_name(f".{sidecar.name}.tmp-{os.getpid()}")
+    temporary_sidecar = sidecar.with_name(f".{sidecar.name}.tmp-{own}")
     try:
         temporary.unlink(missing_ok=True)
         size, chunk_bytes, chunks = _native.write_image(str(temporary), memory.data_ptr(), image.bytes)
@@ -113,20 +139,21 @@ def verify(path: PathLike) -> str:
     PawlError
         It is damaged; the text names the chunk and the record.
     """
-    name = os.fspath(path)
-    sidecar = Path(name + _SUFFIX)
+    name = os.fsdecode(path)
+    real = os.path.realpath(name)  # a digest lies beside the file, not beside a link to it
+    sidecar = Path(real + _SUFFIX)
     try:
         said = json.loads(sidecar.read_text(encoding="utf-8"))
         chunk_bytes, chunks, size = int(said["chunk_bytes"]), list(said["xxh3_128"]), int(said["bytes"])
         is_known = said["format"] == _FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         chunks, is_known = [], False
-    if is_known and chunks and size == os.stat(name).st_size:
-        found = _native.digests(name, chunk_bytes)
+    if is_known and chunks and size == os.stat(real).st_size:
+        found = _native.digests(real, chunk_bytes)
         damaged = [i for i, (mine, theirs) in enumerate(zip(found, chunks)) if mine != theirs]
         if not damaged:
             return "xxh3"
-        record = _native.damaged_record(name)
+        record = _native.damaged_record(real)
         if record is not None:
             raise _corrupt(
                 f"'{name}' is damaged: bytes {damaged[0] * chunk_bytes} to "
@@ -134,19 +161,20 @@ def verify(path: PathLike) -> str:
             )
         # Every CRC holds: the sidecar is of another save, which was killed before its rename.
         return "crc32"
-    record = _native.damaged_record(name)
+    record = _native.damaged_record(real)
     if record is not None:
         raise _corrupt(f"'{name}' is damaged: the CRC-32 of record {record} does not hold. Load an older file.")
     return "crc32"
 
 
-def load(path: PathLike, map_location: Any = None, *, weights_only: bool = True, **more: Any) -> Any:
+def load(f: Any, map_location: Any = None, *, weights_only: bool = True, **more: Any) -> Any:
     """Load a file as ``torch.load`` does, after its bytes have been verified.
 
     Parameters
     ----------
-    path
-        A file that ``torch.save`` or ``pawl.save`` wrote.
+    f
+        The name of a file that ``torch.save`` or ``pawl.save`` wrote. A buffer or an open file is handed to
+        ``torch.load`` as it is: nothing of it is verified.
     map_location
         As in ``torch.load``. A checkpoint of a GPU is loaded on a machine without one by ``map_location="cpu"``.
     weights_only
@@ -165,9 +193,11 @@ def load(path: PathLike, map_location: Any = None, *, weights_only: bool = True,
     """
     import torch
 
-    os.stat(path)  # FileNotFoundError, as torch.load raises it
-    verify(path)
-    name = os.fspath(path)
+    if not _is_path(f):
+        return torch.load(f, map_location=map_location, weights_only=weights_only, **more)
+    name = os.fsdecode(f)
+    os.stat(name)  # FileNotFoundError, as torch.load raises it
+    verify(name)
     try:
         loaded = torch.load(name, map_location=map_location, weights_only=weights_only, **more)
     except (RuntimeError, pickle.UnpicklingError) as error:
