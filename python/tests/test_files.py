@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import zipfile
@@ -203,6 +204,20 @@ def test_it_takes_what_torch_takes(tmp_path):
         pawl.save(state(), file)
     with (tmp_path / "open.pth").open("rb") as file:
         assert pawl.load(file, weights_only=IS_TORCH_2).keys() == state().keys()
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """A device: /dev/null, say. Here a pipe, which any user can make and nobody misses."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=(tmp_path / "came").open("wb"))
+
+    pawl.save(state(), pipe)
+
+    assert reader.wait(20) == 0
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert pawl.load(tmp_path / "came", weights_only=IS_TORCH_2).keys() == state().keys()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["came", "pipe"]
 
 
 SAVES_FOR_EVER = """

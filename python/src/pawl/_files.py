@@ -71,8 +71,8 @@ def save(obj: Any, f: Any, **options: Any) -> None:
     obj
         Anything that ``torch.save`` takes.
     f
-        A file's name. A symlink is followed: what it points at is replaced. A buffer or an open file is handed to
-        ``torch.save`` as it is: nothing of it is durable.
+        A file's name. A symlink is followed: what it points at is replaced. A buffer, an open file, or the name
+        of a device or a pipe is handed to ``torch.save`` as it is: nothing of it is durable.
     options
         Of ``torch.save``, at its defaults.
 
@@ -93,6 +93,10 @@ def save(obj: Any, f: Any, **options: Any) -> None:
     path = os.fsdecode(f)
     _refuse_options(path, options)
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        # A rename over /dev/null, as root, would leave the machine without one.
+        torch.save(obj, path)
+        return
     try:
         image = Image(obj)
     except Exception as error:
