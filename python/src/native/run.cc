@@ -53,6 +53,19 @@ std::vector<pawl_metric> views_of(const std::vector<std::pair<std::string, doubl
     return views;
 }
 
+// What became of a call that may block, and libpawl's words for it: they are this thread's, until
+// the next call.
+struct Called {
+    int code = PAWL_OK;
+    std::string text;  // "" if it went well
+};
+template <class Call>
+Called without_gil(const Call& call) {
+    const WithoutGil released;
+    const int code = call();
+    return {code, code == PAWL_OK ? std::string() : std::string(pawl_last_error())};
+}
+
 // A daemon that is gone costs snapshots, never the training. libpawl says it once, and so does
 // this. nullptr, and an exception, if warnings are made one.
 PyObject* warn_of_lost_daemon(const std::string& text, PyObject* result) {
@@ -147,13 +160,7 @@ PyObject* request_checkpoint(PyObject* self, PyObject*) {
     pawl_run* const run = alive(self);
     if (run == nullptr) return nullptr;
     std::uint32_t actions = 0;
-    int code = PAWL_OK;
-    std::string text;
-    {
-        const WithoutGil released;
-        code = pawl_request_checkpoint(run, &actions);
-        if (code != PAWL_OK) text = pawl_last_error();
-    }
+    const auto [code, text] = without_gil([&] { return pawl_request_checkpoint(run, &actions); });
     if (code < 0 && code != PAWL_E_DISCONNECTED) return raise(code, text);
     return Py_BuildValue("Iz", actions, code == PAWL_OK ? nullptr : text.c_str());
 }
@@ -165,13 +172,7 @@ PyObject* snapshot_begin(PyObject* self, PyObject* arguments) {
     pawl_run* const run = alive(self);
     if (run == nullptr) return nullptr;
     void* image = nullptr;
-    int code = PAWL_OK;
-    std::string text;
-    {
-        const WithoutGil released;
-        code = pawl_snapshot_begin(run, bytes, &image);
-        if (code < 0) text = pawl_last_error();
-    }
+    const auto [code, text] = without_gil([&] { return pawl_snapshot_begin(run, bytes, &image); });
     if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, Py_BuildValue(""));
     if (code < 0) return raise(code, text);
     if (code == PAWL_SKIPPED) Py_RETURN_NONE;
@@ -190,13 +191,8 @@ PyObject* snapshot_seal(PyObject* self, PyObject* arguments) {
     pawl_run* const run = alive(self);
     if (run == nullptr) return nullptr;
     const auto views = views_of(metrics);
-    int code = PAWL_OK;
-    std::string text;
-    {
-        const WithoutGil released;
-        code = pawl_snapshot_seal(run, views.data(), views.size());
-        if (code < 0) text = pawl_last_error();
-    }
+    const auto [code, text] =
+        without_gil([&] { return pawl_snapshot_seal(run, views.data(), views.size()); });
     if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, Py_BuildValue(""));
     if (code < 0) return raise(code, text);
     Py_RETURN_NONE;
@@ -216,13 +212,7 @@ PyObject* finish(PyObject* self, PyObject*) {
     pawl_run* const run = alive(self);
     if (run == nullptr) return nullptr;
     std::uint32_t actions = 0;
-    int code = PAWL_OK;
-    std::string text;
-    {
-        const WithoutGil released;
-        code = pawl_finish(run, &actions);
-        if (code < 0) text = pawl_last_error();
-    }
+    const auto [code, text] = without_gil([&] { return pawl_finish(run, &actions); });
     if (code == PAWL_E_DISCONNECTED) return warn_of_lost_daemon(text, PyLong_FromUnsignedLong(0));
     return code < 0 ? raise(code, text) : PyLong_FromUnsignedLong(actions);
 }
@@ -230,13 +220,7 @@ PyObject* finish(PyObject* self, PyObject*) {
 PyObject* finish_wait(PyObject* self, PyObject*) {
     pawl_run* const run = alive(self);
     if (run == nullptr) return nullptr;
-    int code = PAWL_OK;
-    std::string text;
-    {
-        const WithoutGil released;
-        code = pawl_finish_wait(run);
-        if (code < 0) text = pawl_last_error();
-    }
+    const auto [code, text] = without_gil([&] { return pawl_finish_wait(run); });
     if (code < 0) return raise(code, text);
     Py_RETURN_NONE;
 }
