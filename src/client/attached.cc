@@ -72,10 +72,7 @@ Result<Wanted> AttachedRun::poll(PollPhase phase) {
 
 Result<Run::Asked> AttachedRun::request_checkpoint() {
     if (is_inert()) return Asked{.wanted = {}, .why_not = inert_reason()};
-    if (open_slot_) {
-        return make_error(ErrorKind::kInvalidArgument,
-                          "a snapshot is begun already: seal or abort it first. It stays as it is");
-    }
+    if (open_slot_) return begun_already();
     // A rank that waits here is between two steps: alone, it is asked for the state as it is.
     write_progress(staging::Phase::kEvaluation);
     RETURN_IF_ERROR(send(staging::CheckpointWanted{}));
@@ -93,10 +90,7 @@ Result<Run::Asked> AttachedRun::request_checkpoint() {
 
 Result<std::span<std::byte>> AttachedRun::snapshot_begin(std::uint64_t bytes) {
     if (is_inert()) return std::span<std::byte>{};
-    if (open_slot_) {
-        return make_error(ErrorKind::kInvalidArgument,
-                          "a snapshot is begun already: seal or abort it first. It stays as it is");
-    }
+    if (open_slot_) return begun_already();
     answered_request_ = control_.request;
     write_progress(staging::Phase::kSaving);
     if (const auto acquired = acquire_slot(bytes); !acquired) {

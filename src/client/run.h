@@ -56,6 +56,11 @@ struct Wanted {
 
 using Metrics = std::map<std::string, double>;
 
+[[nodiscard]] inline Error begun_already() {
+    return make_error(ErrorKind::kInvalidArgument,
+                      "a snapshot is begun already: seal or abort it first. It stays as it is");
+}
+
 class Run {
 public:
     virtual ~Run() = default;

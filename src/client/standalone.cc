@@ -179,19 +179,13 @@ Result<Wanted> StandaloneRun::poll(PollPhase) {
 }
 
 Result<Run::Asked> StandaloneRun::request_checkpoint() {
-    if (state_began_) {
-        return make_error(ErrorKind::kInvalidArgument,
-                          "a snapshot is begun already: seal or abort it first. It stays as it is");
-    }
+    if (state_began_) return begun_already();
     reason_ = checkpoint::Reason::kRequest;
     return Asked{.wanted = {.snapshot = true, .stop = stop_requested_}, .why_not = {}};
 }
 
 Result<std::span<std::byte>> StandaloneRun::snapshot_begin(std::uint64_t bytes) {
-    if (state_began_) {
-        return make_error(ErrorKind::kInvalidArgument,
-                          "a snapshot is begun already: seal or abort it first. It stays as it is");
-    }
+    if (state_began_) return begun_already();
     if (bytes > image_.max_size()) {
         return make_error(ErrorKind::kNoSpace, "no process has memory for an image of {} bytes",
                           bytes);
