@@ -153,8 +153,8 @@ private:
     // job_adopt.cc: scripts that are not changed
     [[nodiscard]] bool is_adopting() const { return !config_.checkpoint.adopt.empty(); }
     [[nodiscard]] bool waits_for_verdict() const;
+    [[nodiscard]] adopt::Settings adopt_settings() const;
     void choose_then_spawn(Incarnation number);
-    void refuse_foreign(Incarnation number, const std::string& why);
     void prepared(Incarnation number, const adopt::Prepared& prepared);
     [[nodiscard]] std::vector<std::string> command_of(Rank rank) const;
     void begin_adopting();

@@ -21,7 +21,6 @@ constexpr int kExitDisk = 74;  // EX_IOERR
 struct Chosen {
     Result<checkpoint::Choice> choice;
     adopt::Prepared prepared;
-    std::string why_foreign;
 };
 
 }  // namespace
@@ -32,47 +31,36 @@ bool JobRunner::waits_for_verdict() const {
     return is_adopting() || !config_.on_resume.empty() || !config_.on_fresh.empty();
 }
 
+adopt::Settings JobRunner::adopt_settings() const {
+    return {.patterns = config_.checkpoint.adopt, .working_directory = config_.working_directory};
+}
+
 void JobRunner::choose_then_spawn(Incarnation number) {
     begin_adopting();
-    const adopt::Settings settings{.patterns = config_.checkpoint.adopt,
-                                   .working_directory = config_.working_directory};
+    const adopt::Settings settings = adopt_settings();
     const bool stops_where_none_is_left =
         config_.checkpoint.on_no_valid_checkpoint == config::OnNoValidCheckpoint::kStop;
     checkpoint_worker_.post([this, number, settings, context = adopt_context(),
                              stops_where_none_is_left] {
-        auto chosen = std::make_shared<Chosen>(
-            Chosen{.choice = store_.choose(), .prepared = {}, .why_foreign = {}});
-        const bool adopts = !settings.patterns.empty();
-        if (chosen->choice && adopts)
-            chosen->why_foreign = adopt::why_foreign(settings, *chosen->choice);
-        if (chosen->choice && chosen->why_foreign.empty()) {
+        auto chosen = std::make_shared<Chosen>(Chosen{.choice = store_.choose(), .prepared = {}});
+        // What the verdict refuses is left as it is: nothing of it is removed, nothing put beside
+        // it.
+        const auto is_refused = [&](const checkpoint::Choice& choice) {
+            return (stops_where_none_is_left && !choice.missing.empty()) ||
+                   !adopt::why_foreign(settings, choice).empty();
+        };
+        if (chosen->choice && !is_refused(*chosen->choice)) {
             for (std::string& warning : store_.apply_retention(context.retention))
                 chosen->choice->warnings.push_back(std::move(warning));
-            // Nothing is put into a directory whose volume may not be mounted.
-            const bool is_refused = stops_where_none_is_left && !chosen->choice->missing.empty();
-            if (adopts && !is_refused) {
+            if (!settings.patterns.empty())
                 chosen->prepared = adoption_->adopter->prepare(settings, *chosen->choice, context);
-            }
         }
         services_.loop.post([this, number, chosen] {
-            if (!chosen->why_foreign.empty()) {
-                refuse_foreign(number, chosen->why_foreign);
-                return journal_then_spawn(number);
-            }
             prepared(number, chosen->prepared);
             if (!chosen->prepared.impossible) verdict_reached(number, std::move(chosen->choice));
             journal_then_spawn(number);
         });
     });
-}
-
-void JobRunner::refuse_foreign(Incarnation number, const std::string& why) {
-    if (!launch_ || launch_->number != number || launch_->is_over) return;
-    happened(supervisor::ResumeRefused{
-        .incarnation = number,
-        .exit_code = supervisor::kExitNoValidCheckpoint,
-        .why = why + ": another training's, which would be removed to make room for this one's. "
-                     "Give this job a checkpoint directory of its own (--checkpoint-dir)"});
 }
 
 void JobRunner::prepared(Incarnation number, const adopt::Prepared& prepared) {

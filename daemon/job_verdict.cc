@@ -95,6 +95,11 @@ std::optional<std::string> JobRunner::why_refused(const checkpoint::Choice& choi
         report(ReportLevel::kWarning, "start_fresh",
                none->what + "; beginning again at step 0 as configured");
     }
+    if (const std::string why = adopt::why_foreign(adopt_settings(), choice); !why.empty()) {
+        return why +
+               ": another training's, which would be removed to make room for this one's. "
+               "Give this job a checkpoint directory of its own (--checkpoint-dir)";
+    }
     if (choice.chosen && !choice.chosen->is_adopted() &&
         choice.chosen->world_size != config_.ranks) {
         return fmt::format(

@@ -60,7 +60,8 @@ struct Prepared {
 };
 
 // Why what was chosen is of another training than the one whose files these settings name; "" if
-// it is not. Its checkpoints would be put back for nothing, and removed to make room.
+// it is not, or nothing is adopted. Its checkpoints would be put back for nothing, and removed to
+// make room.
 [[nodiscard]] std::string why_foreign(const Settings& settings, const checkpoint::Choice& choice);
 
 class Adopter {

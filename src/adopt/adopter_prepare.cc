@@ -16,7 +16,7 @@ namespace pawl::adopt {
 using checkpoint::Manifest;
 
 std::string why_foreign(const Settings& settings, const checkpoint::Choice& choice) {
-    if (!choice.chosen) return "";
+    if (settings.patterns.empty() || !choice.chosen) return "";
     if (!choice.chosen->is_adopted()) {
         return fmt::format(
             "checkpoint '{}' is of ranks that attach, and this job keeps the files that its script "
