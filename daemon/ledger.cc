@@ -42,12 +42,12 @@ Result<void> JournalLedger::committed(const checkpoint::Manifest& manifest) {
 }
 
 // Where the journal can't be read it says so itself, and knows of none.
-std::vector<checkpoint::CheckpointName> JournalLedger::known_in(const std::string& directory) {
+std::vector<checkpoint::CheckpointName> JournalLedger::known() {
     std::vector<checkpoint::CheckpointName> names;
     const auto known = journal_.checkpoints(job_);
     if (!known) return names;
     for (const journal::CheckpointRecord& record : *known) {
-        if (record.state == journal::CheckpointState::kCommitted && record.directory == directory)
+        if (record.state == journal::CheckpointState::kCommitted && record.directory == directory_)
             names.push_back({.sequence = record.sequence, .step = record.step});
     }
     std::ranges::sort(names, {}, &checkpoint::CheckpointName::sequence);
@@ -140,8 +140,7 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         RETURN_IF_ERROR(journal.put_checkpoint(job, record));
         if (!is_committed) ++added;
     }
-    const auto blank = store.is_blank();
-    if (!blank) return blank.error();
+    const bool is_blank = listed.empty() && !store.has_set_aside();
     // The other way round: a kill came between a removal or a quarantine and its record.
     for (journal::CheckpointRecord record : *known) {
         if (record.state != journal::CheckpointState::kCommitted) continue;
@@ -150,7 +149,7 @@ Result<std::size_t> reconcile(journal::Journal& journal, FileSystem& fs, const s
         });
         const bool is_elsewhere =
             !record.directory.empty() && record.directory != store.directory();
-        if (is_there || is_elsewhere || *blank) continue;
+        if (is_there || is_elsewhere || is_blank) continue;
         const std::string name =
             to_string(checkpoint::CheckpointName{.sequence = record.sequence, .step = record.step});
         const std::string quarantine = join_path(store.directory(), checkpoint::kQuarantineName);

@@ -27,8 +27,7 @@ public:
           directory_(std::move(directory)) {}
 
     Result<void> committed(const checkpoint::Manifest& manifest) override;
-    [[nodiscard]] std::vector<checkpoint::CheckpointName> known_in(
-        const std::string& directory) override;
+    [[nodiscard]] std::vector<checkpoint::CheckpointName> known() override;
     Result<void> quarantined(const checkpoint::CheckpointName& name,
                              const std::string& why) override;
     Result<void> removed(const checkpoint::CheckpointName& name, const std::string& why) override;
@@ -53,7 +52,7 @@ private:
     journal::Journal& journal_;
     const Clock& clock_;
     std::string job_;
-    std::string directory_;
+    std::string directory_;  // the store's
     std::optional<Origin> origin_;
 };
 

@@ -7,6 +7,7 @@
 #include "checkpoint/set_aside.h"
 
 #include <algorithm>
+#include <array>
 
 namespace pawl::checkpoint {
 namespace {
@@ -106,14 +107,12 @@ Result<std::vector<Listed>> Store::list() const {
     return list_checkpoints(fs_, directory_);
 }
 
-Result<bool> Store::is_blank() const {
-    const auto listed = list();
-    if (!listed) return listed.error();
-    const auto has_any = [this](std::string_view place) {
-        const auto set_aside = fs_.list_directory(join_path(directory_, place));
-        return set_aside && !set_aside->empty();
-    };
-    return listed->empty() && !has_any(kQuarantineName) && !has_any(kAbandonedName);
+bool Store::has_set_aside() const {
+    return std::ranges::any_of(
+        std::array{kQuarantineName, kAbandonedName}, [this](std::string_view place) {
+            const auto set_aside = fs_.list_directory(join_path(directory_, place));
+            return set_aside && !set_aside->empty();
+        });
 }
 
 Result<Choice> Store::choose() {
@@ -151,10 +150,8 @@ Result<Choice> Store::choose() {
         choice.warnings.push_back(unlinked.error().text());
     }
     if (choice.some_existed) return choice;
-    const auto blank = is_blank();
-    if (!blank) return blank.error();
-    choice.some_existed = !*blank;
-    if (*blank) choice.missing = ledger_.known_in(directory_);
+    choice.some_existed = has_set_aside();
+    if (!choice.some_existed) choice.missing = ledger_.known();
     return choice;
 }
 

@@ -29,8 +29,8 @@ public:
     virtual Result<void> committed(const Manifest& manifest) = 0;
     virtual Result<void> quarantined(const CheckpointName& name, const std::string& why) = 0;
     virtual Result<void> removed(const CheckpointName& name, const std::string& why) = 0;
-    // Those that are known to be in a directory: committed there, and not removed since.
-    [[nodiscard]] virtual std::vector<CheckpointName> known_in(const std::string&) { return {}; }
+    // Those that are known to be in the store's directory: committed there, and not removed since.
+    [[nodiscard]] virtual std::vector<CheckpointName> known() { return {}; }
     // Newer than a checkpoint that somebody rolled back to.
     virtual Result<void> abandoned(const CheckpointName& name, const std::string& why) {
         return removed(name, why);
@@ -110,8 +110,8 @@ public:
 
     // Committed checkpoints, newest sequence first. Changes nothing.
     [[nodiscard]] Result<std::vector<Listed>> list() const;
-    // Neither committed checkpoints nor any that were set aside. Changes nothing.
-    [[nodiscard]] Result<bool> is_blank() const;
+    // Whether any are in quarantine or abandoned. Changes nothing.
+    [[nodiscard]] bool has_set_aside() const;
 
     // The newest valid checkpoint, at which `latest` then points; those found invalid on the way
     // are moved to quarantine.

@@ -28,12 +28,10 @@ public:
         return note("removed", name.sequence);
     }
 
-    std::vector<CheckpointName> known_in(const std::string& directory) override {
-        return directory == "/ckpt" ? known : std::vector<CheckpointName>();
-    }
+    std::vector<CheckpointName> known() override { return known_names; }
 
     std::vector<std::string> entries;
-    std::vector<CheckpointName> known;  // in /ckpt
+    std::vector<CheckpointName> known_names;
     bool fails = false;
 
 private:
@@ -167,7 +165,7 @@ TEST(Store, AnEmptyDirectoryIsAPlaceToBeginIn) {
 TEST(Store, NamesWhatIsMissingOnlyWhereThereIsNothingAtAll) {
     Fixture fixture;
     const CheckpointName known{.sequence = Sequence{7}, .step = Step{70}};
-    fixture.ledger.known = {known};
+    fixture.ledger.known_names = {known};
 
     const auto blank = fixture.store.choose();
     ASSERT_TRUE(fixture.disk.create_directory("/ckpt/quarantine"));
