@@ -3,7 +3,6 @@ without torch."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -95,7 +94,3 @@ def alone(command: list[str], where: Path, **environment: str) -> Ended:
         timeout=DEADLINE_S,
     )
     return Ended(done.returncode, done.stdout + done.stderr)
-
-
-def manifests(place: Place) -> list[dict[str, object]]:
-    return [json.loads((place.checkpoints / name / "manifest.json").read_text()) for name in place.committed()]

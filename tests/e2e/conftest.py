@@ -172,6 +172,9 @@ class Place:
     def committed(self) -> list[str]:
         return sorted(p.name for p in self.checkpoints.iterdir() if p.is_dir() and p.name[0].isdigit())
 
+    def manifests(self) -> list[dict[str, Any]]:
+        return [json.loads((self.checkpoints / name / "manifest.json").read_text()) for name in self.committed()]
+
     def assert_equal_to(self, reference: Reference) -> None:
         """Losses of all steps and final weights are those of the run that was left alone."""
         assert read_losses(self.path / "losses") == reference.losses

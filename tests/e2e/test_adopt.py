@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from adoption import ADOPT, COUNTER, PYTHON, alone, aside, epoch_in, flip_a_byte, manifests, said, script, tear
+from adoption import ADOPT, COUNTER, PYTHON, alone, aside, epoch_in, flip_a_byte, said, script, tear
 from adoption import has_torch as has_torch
 from conftest import ROOT, Place, a_seed, wait_for
 from faults import FAULTS, Fault, calls_in
@@ -93,7 +93,7 @@ def test_the_articles_script_killed_ten_times_also_while_it_saves_ends_as_if_und
     assert "was torn while it was saved" in ended.output
     assert (place.path / "weights.pth").read_bytes() == weights
     assert place.pawl("checkpoints", "verify").code == 0
-    assert manifests(place)[-1]["epoch"] == EPOCHS - 1
+    assert place.manifests()[-1]["epoch"] == EPOCHS - 1
 
 
 # ---- smaller scripts ----
@@ -114,10 +114,10 @@ def test_every_version_is_a_checkpoint_and_the_last_one_counts(place: Place, sav
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert [manifest["epoch"] for manifest in manifests(place)] == [0, 1, 2, 3, 4, 5]
-    newest = manifests(place)[-1]
+    assert [manifest["epoch"] for manifest in place.manifests()] == [0, 1, 2, 3, 4, 5]
+    newest = place.manifests()[-1]
     assert (newest["reason"], newest["step"], newest["world_size"]) == ("adopt", 5, 1)
-    assert newest["adopted"][0]["path"] == "checkpoint.pth"  # type: ignore[index]
+    assert newest["adopted"][0]["path"] == "checkpoint.pth"
     assert (place.newest() / "checkpoint.pth").read_bytes() == (place.path / "checkpoint.pth").read_bytes()
     assert place.pawl("checkpoints", "verify").code == 0
     listed = place.pawl("checkpoints", "list")
@@ -135,7 +135,7 @@ def test_a_daemon_killed_while_it_keeps_a_version_loses_none(place: Place, point
 
     assert ended.code == 0, ended.output
     assert said(place)[-1] == "ends"
-    assert manifests(place)[-1]["epoch"] == 5
+    assert place.manifests()[-1]["epoch"] == 5
     assert epoch_in(place) == 5
     assert place.pawl("checkpoints", "verify").code == 0
 
@@ -222,8 +222,8 @@ def test_a_file_that_was_there_before_pawl_is_kept_and_not_overwritten(place: Pl
 
     assert ended.code == 0, ended.output
     assert said(place) == ["begins at 0", "ends", "begins at 3", "ends"]
-    assert manifests(place)[0]["epoch"] == 2
-    assert manifests(place)[-1]["epoch"] == 5
+    assert place.manifests()[0]["epoch"] == 2
+    assert place.manifests()[-1]["epoch"] == 5
 
 
 def test_what_the_script_saved_without_pawl_in_between_is_newer_and_wins(place: Place) -> None:
@@ -234,7 +234,7 @@ def test_what_the_script_saved_without_pawl_in_between_is_newer_and_wins(place: 
 
     assert ended.code == 0, ended.output
     assert said(place)[-2:] == ["begins at 9", "ends"]
-    assert manifests(place)[-1]["epoch"] == 10
+    assert place.manifests()[-1]["epoch"] == 10
 
 
 def test_an_older_copy_in_its_place_is_set_aside_for_the_newest(place: Place) -> None:
@@ -279,7 +279,7 @@ def test_of_a_damaged_checkpoint_the_file_that_is_still_whole_is_kept_again(plac
     assert ended.code == 0, ended.output
     assert "is damaged and was moved to" in ended.output
     assert said(place)[-2:] == ["begins at 6", "ends"]
-    assert manifests(place)[-1]["epoch"] == 5
+    assert place.manifests()[-1]["epoch"] == 5
 
 
 def test_with_the_file_and_all_checkpoints_damaged_nothing_begins_again(place: Place) -> None:
@@ -314,7 +314,7 @@ def test_a_file_that_cannot_be_put_back_keeps_the_script_from_beginning_again(pl
 def test_a_rollback_takes_the_file_back(place: Place) -> None:
     slow = COUNTER.replace("epoch=epoch)", "epoch=epoch)\n    time.sleep(0.1)")
     assert place.run(script(place, slow), [*ADOPT, "--keep-last", "100"]).code == 0
-    target = next(m for m in manifests(place) if m["epoch"] == 2)
+    target = next(m for m in place.manifests() if m["epoch"] == 2)
     assert place.pawl("rollback", str(target["sequence"])).code == 0
 
     ended = place.run(script(place, slow), [*ADOPT, "--keep-last", "100"])
@@ -376,8 +376,8 @@ for epoch in range(3):
 """
     options = ["--adopt", "a/c.pth", "--adopt", "b/c.pth"]
     assert place.run(script(place, body), options).code == 0
-    newest = manifests(place)[-1]
-    assert [(file["name"], file["path"]) for file in newest["adopted"]] == [  # type: ignore[attr-defined]
+    newest = place.manifests()[-1]
+    assert [(file["name"], file["path"]) for file in newest["adopted"]] == [
         ("c.pth", "a/c.pth"),
         ("2-c.pth", "b/c.pth"),
     ]

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from adoption import ADOPT, COUNTER, PYTHON, SAVER, aside, epoch_in, flip_a_byte, manifests, said, script
+from adoption import ADOPT, COUNTER, PYTHON, SAVER, aside, epoch_in, flip_a_byte, said, script
 from adoption import has_torch as has_torch
 from conftest import PAWLD, Place, wait_for
 from faults import TRAINER
@@ -122,7 +122,7 @@ dist.destroy_process_group()
     assert said(place)[0] == "epoch 0, sum 3.0"
     assert said(place)[-1] == "epoch 3, sum 3.0"
     assert "resumes from checkpoint" in ended.output
-    assert manifests(place)[-1]["world_size"] == 2
+    assert place.manifests()[-1]["world_size"] == 2
 
 
 def test_jobs_of_a_service_keep_their_own_files_apart(place: Place) -> None:
@@ -191,7 +191,7 @@ for name in (b"b.pth", b"a\xff.pth"):
 
     assert ended.code == 0, ended.output
     assert r"'a\xff.pth' is not kept: its name is no UTF-8" in ended.output
-    assert manifests(place)[-1]["adopted"][0]["path"] == "b.pth"  # type: ignore[index]
+    assert place.manifests()[-1]["adopted"][0]["path"] == "b.pth"
     assert place.pawl("checkpoints", "verify").code == 0
 
 
@@ -241,7 +241,7 @@ def test_what_was_rolled_back_is_set_aside_and_counts_again_once_it_is_touched(p
     slow = COUNTER.replace("epoch=epoch)", "epoch=epoch)\n    time.sleep(0.1)")
     assert place.run(script(place, slow), [*ADOPT, "--keep-last", "100"]).code == 0
     newest = (place.path / "checkpoint.pth").read_bytes()
-    target = next(m for m in manifests(place) if m["epoch"] == 2)
+    target = next(m for m in place.manifests() if m["epoch"] == 2)
     assert place.pawl("rollback", str(target["sequence"])).code == 0
     back = place.run(script(place, 'say(load("checkpoint.pth")["epoch"])'), ADOPT)
     assert back.code == 0, back.output
@@ -256,7 +256,7 @@ def test_what_was_rolled_back_is_set_aside_and_counts_again_once_it_is_touched(p
     assert again.code == 0, again.output
     assert said(place)[-2:] == ["2", "5"]
     assert aside(place.path) == []
-    assert manifests(place)[-1]["epoch"] == 5
+    assert place.manifests()[-1]["epoch"] == 5
 
 
 def test_a_name_that_no_file_ever_had_is_said_at_the_end(place: Place) -> None:

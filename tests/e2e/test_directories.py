@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PAWL, PAWLD, Place, Reference, undisturbed, wait_for
+from conftest import PAWL, PAWLD, Ended, Place, Reference, undisturbed, wait_for
 from faults import CLOCK, KILLED, TRAINER
 from test_damaged import with_digest
 
@@ -73,6 +73,13 @@ def killed_in_third_commit(place: Place, options: list[str] | None = None) -> in
     committed = max(int(path.name.split("-")[0]) for path in directory.iterdir() if path.name[0].isdigit())
     assert committed == 2
     return committed
+
+
+def assert_resumed(ended: Ended, place: Place, durable: int, reference: Reference) -> None:
+    """From what was durable, and with the result of the run that was left alone."""
+    assert ended.code == 0, ended.output
+    assert f"resumes from checkpoint {durable} " in ended.output
+    place.assert_equal_to(reference)
 
 
 # ---- the checkpoint directory ----
@@ -143,9 +150,7 @@ def test_an_empty_directory_that_held_checkpoints_is_no_place_to_begin_again(
     elsewhere.rename(place.checkpoints)
     ended = place.run(tiny(place))
 
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
-    place.assert_equal_to(tiny_reference)
+    assert_resumed(ended, place, durable, tiny_reference)
 
 
 def test_an_empty_directory_is_begun_in_where_that_is_said_or_where_it_is_another(
@@ -186,9 +191,7 @@ def test_a_read_only_directory_is_refused_before_anything_is_started(
     assert sorted(path.name for path in place.checkpoints.iterdir()) == before
     mount("-o", "remount,bind,rw", str(place.checkpoints))
     ended = place.run(tiny(place))
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
-    place.assert_equal_to(tiny_reference)
+    assert_resumed(ended, place, durable, tiny_reference)
 
 
 @pytest.fixture
@@ -227,9 +230,7 @@ def test_a_directory_that_belongs_to_another_user_is_refused_before_anything_is_
     assert sorted(path.name for path in place.checkpoints.iterdir()) == before
     os.chown(place.checkpoints, NOBODY, NOBODY)
     ended = place.run(program=command)
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
-    place.assert_equal_to(tiny_reference)
+    assert_resumed(ended, place, durable, tiny_reference)
 
 
 def test_a_directory_whose_permission_is_taken_away_costs_checkpoints_until_it_is_given_back(
@@ -283,11 +284,9 @@ def test_a_symlink_to_a_directory_is_followed_and_stays(place: Place, tiny_refer
 
     ended = place.run(tiny(place), options)
 
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
+    assert_resumed(ended, place, durable, tiny_reference)
     assert link.readlink() == Path("real")
     assert (real / "latest" / "rank-00000.pt").read_bytes() == tiny_reference.file
-    place.assert_equal_to(tiny_reference)
 
 
 def test_a_symlink_to_nothing_is_refused_and_nothing_is_made(place: Place) -> None:
@@ -328,10 +327,8 @@ def test_checkpoints_on_another_filesystem_than_the_journal_survive_a_kill(
 
     ended = place.run(tiny(place), options)
 
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
+    assert_resumed(ended, place, durable, tiny_reference)
     assert (disk / "checkpoints" / "latest" / "rank-00000.pt").read_bytes() == tiny_reference.file
-    place.assert_equal_to(tiny_reference)
 
 
 def test_two_thousand_other_names_are_in_nobodys_way_and_stay(place: Place, tiny_reference: Reference) -> None:
@@ -344,11 +341,9 @@ def test_two_thousand_other_names_are_in_nobodys_way_and_stay(place: Place, tiny
 
     ended = place.run(tiny(place))
 
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
+    assert_resumed(ended, place, durable, tiny_reference)
     for name in strange:
         assert (place.checkpoints / name).read_text() == name
-    place.assert_equal_to(tiny_reference)
     place.assert_ended_with_the_file_of(tiny_reference)
 
 
@@ -366,9 +361,7 @@ def test_a_journal_that_another_process_holds_is_left_alone(place: Place, tiny_r
     assert f"another pawld has the journal '{place.state}/journal' open" in refused.output
     assert not [path for path in place.state.iterdir() if "damaged" in path.name]
     ended = place.run(tiny(place))
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
-    place.assert_equal_to(tiny_reference)
+    assert_resumed(ended, place, durable, tiny_reference)
 
 
 def test_a_second_daemon_on_one_state_directory_takes_nothing_from_the_first(
@@ -530,10 +523,8 @@ def test_a_file_too_many_in_the_newest_checkpoint_changes_nothing(place: Place, 
 
     ended = place.run(tiny(place), ["--keep-last", "100"])
 
-    assert ended.code == 0, ended.output
-    assert f"resumes from checkpoint {durable} " in ended.output
+    assert_resumed(ended, place, durable, tiny_reference)
     assert note.read_text() == "the good one"
-    place.assert_equal_to(tiny_reference)
 
 
 def test_a_newest_checkpoint_of_a_newer_format_stops_the_job_and_stays(place: Place) -> None:

@@ -166,7 +166,7 @@ def test_a_damaged_journal_is_replaced_and_the_new_one_says_so(place: Place, ref
             (place.state / "journal" / "CURRENT").unlink()
         else:
             (place.state / "journal" / "CURRENT").write_text("rubbish\n")
-    named = [json.loads((place.checkpoints / name / "manifest.json").read_text()) for name in place.committed()]
+    named = place.manifests()
 
     ended = place.run()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -45,10 +44,6 @@ def script(python: str, wanted_by: str, at: str, killed_at: str = "0") -> list[s
     return [python, "-c", SCRIPT, wanted_by, at, killed_at]
 
 
-def manifests_of(place: Place) -> list[dict[str, object]]:
-    return [json.loads((place.checkpoints / name / "manifest.json").read_text()) for name in place.committed()]
-
-
 def values_in(path: Path, python: str) -> str:
     code = "import sys, torch; print(torch.load(sys.argv[1], weights_only=True)['values'])"
     return subprocess.check_output([python, "-c", code, str(path)], text=True).strip()
@@ -58,7 +53,7 @@ def test_one_rank_saves_the_state_that_it_has_when_it_asks(place: Place, python:
     ended = place.run(script(python, "[0]", "[4, 7]"), [*RARELY, "--keep-last", "5"])
 
     assert ended.code == 0, ended.output
-    assert [(one["step"], one["reason"]) for one in manifests_of(place)] == [
+    assert [(one["step"], one["reason"]) for one in place.manifests()] == [
         (4, "request"),
         (7, "request"),
         (12, "final"),
@@ -80,10 +75,10 @@ def test_ranks_save_at_one_step_whoever_asks(place: Place, python: str, wanted_b
     ended = place.run(script(python, wanted_by, "[4]"), [*RARELY, "--ranks", "2", "--keep-last", "5"])
 
     assert ended.code == 0, ended.output
-    wanted, final = manifests_of(place)
+    wanted, final = place.manifests()
     assert wanted["reason"] == "request"
     assert isinstance(wanted["step"], int) and 4 < wanted["step"] < 12, "a step that no rank had completed"
-    assert len(wanted["files"]) == 2  # type: ignore[arg-type]
+    assert len(wanted["files"]) == 2
     assert (final["step"], final["reason"]) == (12, "final")
 
 
@@ -111,4 +106,4 @@ def test_who_asks_before_the_others_are_there_is_told_that_there_will_be_none(pl
     assert (
         "saved: False because: no checkpoint will be made: pawl_request_checkpoint: not all ranks of the job are attached"
     ) in ended.output
-    assert [one["reason"] for one in manifests_of(place)] == ["final"]
+    assert [one["reason"] for one in place.manifests()] == ["final"]

@@ -16,7 +16,6 @@ import pytest
 from conftest import PAWL, PAWLD, Place, Reference, processes_of, wait_for
 from test_ranks import RANK
 
-
 DISK_SIZE = "1500k"  # holds five checkpoints of this trainer
 
 
