@@ -206,6 +206,14 @@ def test_it_takes_what_torch_takes(tmp_path):
         assert pawl.load(file, weights_only=IS_TORCH_2).keys() == state().keys()
 
 
+def test_a_directory_is_refused_by_name(tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    with pytest.raises(pawl.PawlError, match=f"cannot save '{directory}': it is a directory"):
+        pawl.save(state(), directory)
+    assert [one.name for one in tmp_path.iterdir()] == ["model"], "nor is anything put beside it"
+
+
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
     """A device: /dev/null, say. Here a pipe, which any user can make and nobody misses."""
     pipe = tmp_path / "pipe"

@@ -93,6 +93,8 @@ def save(obj: Any, f: Any, **options: Any) -> None:
     path = os.fsdecode(f)
     _refuse_options(path, options)
     target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise PawlError(f"cannot save '{path}': it is a directory")
     if target.exists() and not target.is_file():
         # A rename over /dev/null, as root, would leave the machine without one.
         torch.save(obj, path)
