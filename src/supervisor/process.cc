@@ -78,18 +78,21 @@ struct ChildPlan {
     int error_pipe = -1;
 };
 
-// Between fork and exec: async-signal-safe calls only, no allocation, no lock.
+// Between fork and exec: async-signal-safe calls only, no allocation, no lock. All signals are
+// blocked.
 [[noreturn]] void run_child(const ChildPlan& plan) {
     ::setsid();
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
     // All of them: what the daemon ignores (SIGPIPE), or whoever started it did, is nothing to a
     // rank.
     for (int number = 1; number < NSIG; ++number) {
         // NOLINTNEXTLINE(concurrency-mt-unsafe): a child of fork has one thread
         static_cast<void>(::signal(number, SIG_DFL));
     }
+    // Only now: what came since the fork is for the rank, and the daemon's handlers would tell it
+    // to the daemon's loop, with which the child still shares its pipes.
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
     if (::chdir(plan.working_directory) != 0)
         give_up(plan.error_pipe, StartFailure::kWorkingDirectory);
     const int input = ::open("/dev/null", O_RDONLY);
@@ -110,6 +113,21 @@ struct ChildPlan {
     }
     errno = code;
     give_up(plan.error_pipe, StartFailure::kExec);
+}
+
+// Forks with all signals blocked in the child; in the parent they are as they were.
+pid_t fork_without_signals() {
+    sigset_t all;
+    sigset_t before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const pid_t pid = ::fork();
+    if (pid != 0) {
+        const int code = errno;
+        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        errno = code;
+    }
+    return pid;
 }
 
 std::optional<StartFailure> read_failure(int pipe) {
@@ -163,7 +181,7 @@ public:
                              .working_directory = request.working_directory.c_str(),
                              .output_path = request.output_path.c_str(),
                              .error_pipe = write_end.get()};
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_without_signals();
         if (pid < 0) return error_from_errno("fork for '{}'", request.command.front());
         if (pid == 0) run_child(plan);
         Spawned spawned{.pid = pid, .exec_error = std::move(read_end)};

@@ -8,10 +8,13 @@
 #include <gtest/gtest.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <array>
 
 namespace pawl::supervisor {
 namespace {
@@ -127,6 +130,47 @@ TEST_F(Process, IsFoundByItsKeyAlsoInASessionOfItsOwnUntilItIsKilled) {
     std::ignore = end_of(*spawned);
 
     EXPECT_TRUE(runner_->find(key())->empty());
+}
+
+// A pipe that parent and child share, as the loop's for its signals is.
+int shared_pipe_end = -1;
+
+TEST_F(Process, ASignalThatMeetsItBeforeItsCommandIsForItAndNotForUs) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
+    const UniqueFd read_end(ends[0]);
+    const UniqueFd write_end(ends[1]);
+    shared_pipe_end = write_end.get();
+    struct sigaction ours = {};
+    struct sigaction before = {};
+    ours.sa_handler = [](int) {
+        [[maybe_unused]] const ssize_t written = ::write(shared_pipe_end, "!", 1);
+    };
+    ASSERT_EQ(::sigaction(SIGTERM, &ours, &before), 0);
+
+    constexpr int kChildren = 200;  // where the signal meets each is chance
+    for (int i = 0; i < kChildren; ++i) {
+        const auto child = runner_->spawn(request({"sleep", "1000"}));
+        ASSERT_TRUE(child.has_value()) << child.error().text();
+        runner_->send_signal(*child, SIGTERM);
+        const ExitStatus end = end_of(*child);
+        runner_->send_signal(*child, SIGKILL);  // if it has not ended, nobody else ends it
+        ASSERT_EQ(end, (ExitStatus{.cause = ExitCause::kSignal, .number = SIGTERM}));
+    }
+
+    char heard = 0;
+    EXPECT_EQ(::read(read_end.get(), &heard, 1), -1) << "the parent heard a signal of its child";
+    EXPECT_EQ(::sigaction(SIGTERM, &before, nullptr), 0);
+}
+
+TEST_F(Process, OurOwnSignalsAreAsTheyWereAfterAStart) {
+    sigset_t before;
+    sigset_t after;
+    ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, nullptr, &before), 0);
+    ASSERT_EQ(run(request({"true"})), ExitStatus{});
+    ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, nullptr, &after), 0);
+    for (int number = 1; number < SIGRTMIN; ++number)
+        EXPECT_EQ(::sigismember(&before, number), ::sigismember(&after, number)) << number;
 }
 
 TEST_F(Process, ARunningProcessHasNoExitYetAndAStartTime) {
