@@ -176,13 +176,14 @@ void JobRunner::note(ReportLevel level, const std::string& kind, const std::stri
                                 .severity = severity_of(level),
                                 .kind = kind,
                                 .text = text};
-    write_journal([this, record]() mutable -> Result<void> {
-        return services_.journal.append_event(config_.name, record);
+    write_journal([record](journal::Journal& journal, const std::string& job) mutable {
+        return journal.append_event(job, record);
     });
 }
 
-void JobRunner::write_journal(std::function<Result<void>()> write) {
-    services_.history.post([write = std::move(write)] { static_cast<void>(write()); });
+void JobRunner::write_journal(std::function<JournalWrite> write) {
+    services_.history.post([&journal = services_.journal, job = config_.name,
+                            write = std::move(write)] { static_cast<void>(write(journal, job)); });
 }
 
 void JobRunner::start() {
@@ -193,8 +194,9 @@ void JobRunner::start() {
 
 // Damaged records are passed over wherever they would occur; said once, at the start.
 void JobRunner::check_history() {
-    write_journal([this]() -> Result<void> {
-        const auto unreadable = services_.journal.count_unreadable(config_.name);
+    // Of a job that begins, and is there until its journal worker has done this.
+    write_journal([this](journal::Journal& journal, const std::string& job) -> Result<void> {
+        const auto unreadable = journal.count_unreadable(job);
         if (!unreadable || unreadable->count == 0) return {};
         services_.loop.post([this, found = *unreadable] {
             report(

@@ -120,7 +120,9 @@ private:
     void happened(const supervisor::Event& event);
     void act(const supervisor::Action& action);
     // On the journal worker; a failure costs history, nothing else. The journal says so itself.
-    void write_journal(std::function<Result<void>()> write);
+    // A write may be carried out when the job is gone: it is given what it needs.
+    using JournalWrite = Result<void>(journal::Journal& journal, const std::string& job);
+    void write_journal(std::function<JournalWrite> write);
     [[nodiscard]] Result<void> read_history();
     void check_history();
     void wake();

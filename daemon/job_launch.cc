@@ -177,8 +177,9 @@ void JobRunner::put_incarnation(journal::IncarnationState state) {
         record.cause = launch_->cause;
         record.last_step = shown_step_;
     }
-    write_journal(
-        [this, record] { return services_.journal.put_incarnation(config_.name, record); });
+    write_journal([record](journal::Journal& journal, const std::string& job) {
+        return journal.put_incarnation(job, record);
+    });
 }
 
 // ---- ends ----

@@ -273,8 +273,9 @@ void JobRunner::epoch_ended(const RankHolder& rank, const staging::EpochEnded& m
                                    .time = services_.clock.wall_now(),
                                    .is_epoch_end = true,
                                    .metrics = message.metrics};
-    write_journal(
-        [this, record] { return services_.journal.append_progress(config_.name, {record}); });
+    write_journal([record](journal::Journal& journal, const std::string& job) {
+        return journal.append_progress(job, {record});
+    });
 }
 
 // The rank waits for the answer, so there is one whatever happens.
@@ -345,8 +346,9 @@ void JobRunner::journal_progress() {
                                    .epoch = shown_epoch_,
                                    .loss = shown_loss_,
                                    .time = services_.clock.wall_now()};
-    write_journal(
-        [this, record] { return services_.journal.append_progress(config_.name, {record}); });
+    write_journal([record](journal::Journal& journal, const std::string& job) {
+        return journal.append_progress(job, {record});
+    });
 }
 
 }  // namespace pawl::daemon

@@ -337,7 +337,8 @@ def test_many_reloads_at_once_are_made_one_after_the_other(service: Service) -> 
         service.write(service.job("lm"), *([service.job("second")] if i % 2 else []))
         daemon.send_signal(signal.SIGHUP)
     service.write(service.job("lm"))
-    wait_for(lambda: service.place.pawl("reload").code == 0, "the last reload")
+    wait_for(lambda: daemon.poll() is not None or service.place.pawl("reload").code == 0, "the last reload")
+    assert daemon.poll() is None, service.place.output()
     # Added and removed within a millisecond, it may be stopped before it has ranks: nobody waits for them.
     wait_for(lambda: list(service.jobs()) == ["lm"], "the jobs to be as in the file", deadline_s=20)
     assert "ranks that did not leave in time" not in service.place.output()
