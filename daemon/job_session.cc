@@ -181,8 +181,9 @@ void JobRunner::send_verdict(RankHolder& rank) {
     launch_->all_attached = std::ranges::all_of(launch_->ranks, [](const RankHolder& one) {
         return one.has_verdict && one.session.has_value();
     });
-    if (launch_->all_attached)
-        carry_out(launch_->coordinator->begin(services_.clock.monotonic_now()));
+    if (!launch_->all_attached) return;
+    carry_out(launch_->coordinator->begin(services_.clock.monotonic_now()));
+    services_.changed();  // once, and not with each of many ranks
 }
 
 // ---- the end of a session ----

@@ -60,11 +60,11 @@ def test_a_killed_trainer_is_no_longer_attached_though_its_worker_and_its_shell_
     pids = wait_for(lambda: (place.path / "pids").exists(), "the trainer's pids") and (place.path / "pids").read_text()
     trainer_pid, worker_pid = (int(pid) for pid in pids.split())
     before = place.job()
+    assert before is not None and before["ranks"][0]["attached"], before
 
     os.kill(trainer_pid, signal.SIGKILL)
     wait_for(lambda: not is_alive(trainer_pid), "the trainer's end")
 
-    assert before is not None and before["ranks"][0]["attached"], before
     job = wait_for(
         lambda: next((job for job in [place.job()] if job and not job["ranks"][0]["attached"]), None),
         "the daemon to see that the rank has gone",
