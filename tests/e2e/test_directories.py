@@ -60,9 +60,13 @@ def wait_for_output(place: Place, text: str, times: int = 1) -> None:
     wait_for(lambda: place.output().count(text) >= times, f"{text!r} in:\n{place.output()}", 20)
 
 
-def newest_durable(place: Place) -> int:
-    """The sequence that was last reported."""
-    return int(re.findall(r"checkpoint (\d+) of step \d+ is durable", place.output())[-1])
+def told_durable(place: Place) -> list[int]:
+    """The sequences that the daemon has reported; what a trainer says of a final checkpoint is another's word."""
+    return [int(sequence) for sequence in re.findall(r"checkpoint (\d+) of step \d+ is durable", place.output())]
+
+
+def wait_for_durable(place: Place) -> None:
+    wait_for(lambda: told_durable(place), f"a durable checkpoint in:\n{place.output()}", 20)
 
 
 def killed_in_third_commit(place: Place, options: list[str] | None = None) -> int:
@@ -90,18 +94,18 @@ def test_a_directory_that_is_moved_away_costs_checkpoints_until_it_is_back(
 ) -> None:
     elsewhere = place.state / "elsewhere"
     daemon = place.start(slow(place))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     place.checkpoints.rename(elsewhere)
 
     wait_for_output(place, "no checkpoint was made")
-    before = newest_durable(place)
+    before = told_durable(place)[-1]
     assert f"list directory '{place.checkpoints}': No such file or directory. Training goes on" in place.output()
     assert [path for path in elsewhere.iterdir() if path.name.startswith(f"{before:06}-step-")]
     elsewhere.rename(place.checkpoints)
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert newest_durable(place) > before
+    assert told_durable(place)[-1] > before
     assert place.pawl("checkpoints", "verify").code == 0
     place.assert_equal_to(tiny_reference)
     place.assert_ended_with_the_file_of(tiny_reference)
@@ -112,19 +116,19 @@ def test_a_directory_that_is_removed_is_not_made_anew_and_a_new_one_is_used(
 ) -> None:
     # A volume that is no longer mounted looks the same: what is written below it would be lost.
     daemon = place.start(slow(place))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     gone = place.state / "gone"
     place.checkpoints.rename(gone)
     shutil.rmtree(gone)
 
     wait_for_output(place, "no checkpoint was made")
-    before = newest_durable(place)
+    before = told_durable(place)[-1]
     assert not place.checkpoints.exists()
     place.checkpoints.mkdir()
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert newest_durable(place) > before, "sequences are never reused"
+    assert told_durable(place)[-1] > before, "sequences are never reused"
     place.assert_equal_to(tiny_reference)
     place.assert_ended_with_the_file_of(tiny_reference)
 
@@ -168,7 +172,7 @@ def test_an_empty_directory_is_begun_in_where_that_is_said_or_where_it_is_anothe
     ended = place.run(tiny(place), ["--start-fresh"])
     assert ended.code == 0, ended.output
     assert "beginning again at step 0 as configured" in ended.output
-    assert newest_durable(place) > durable, "sequences are never reused"
+    assert told_durable(place)[-1] > durable, "sequences are never reused"
     place.assert_equal_to(tiny_reference)
     again = place.run(tiny(place))
     assert again.code == 0, again.output
@@ -237,17 +241,17 @@ def test_a_directory_whose_permission_is_taken_away_costs_checkpoints_until_it_i
     place: Place, tiny_reference: Reference, nobody: list[str]
 ) -> None:
     daemon = place.start(program=[*nobody, PAWL, "run", "--every-steps", "10", "--", *slow(place)])
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     place.checkpoints.chmod(0o555)
 
     wait_for_output(place, "no checkpoint was made")
-    before = newest_durable(place)
+    before = told_durable(place)[-1]
     assert "Permission denied" in place.output()
     place.checkpoints.chmod(0o755)
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert newest_durable(place) > before
+    assert told_durable(place)[-1] > before
     place.assert_equal_to(tiny_reference)
     place.assert_ended_with_the_file_of(tiny_reference)
 
@@ -256,20 +260,20 @@ def test_a_directory_that_becomes_read_only_costs_checkpoints_until_it_is_writab
     place: Place, tiny_reference: Reference, mount: Callable[..., None]
 ) -> None:
     daemon = place.start(slow(place))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     # Laid over it: the lock, which the daemon has open below, would keep the mount itself writable.
     mount("--bind", str(place.checkpoints), str(place.checkpoints))
     mount("-o", "remount,bind,ro", str(place.checkpoints))
 
     wait_for_output(place, "no checkpoint was made")
-    before = newest_durable(place)
+    before = told_durable(place)[-1]
     assert "Read-only file system. Training goes on" in place.output()
     assert place.pawl("checkpoints", "verify").code == 0
     mount("-o", "remount,bind,rw", str(place.checkpoints))
     ended = place.end(daemon)
 
     assert ended.code == 0, ended.output
-    assert newest_durable(place) > before
+    assert told_durable(place)[-1] > before
     place.assert_equal_to(tiny_reference)
     place.assert_ended_with_the_file_of(tiny_reference)
 
@@ -368,7 +372,7 @@ def test_a_second_daemon_on_one_state_directory_takes_nothing_from_the_first(
     place: Place, tiny_reference: Reference
 ) -> None:
     first = place.start(slow(place))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
 
     second = place.run(["true"])
 
@@ -383,7 +387,7 @@ def test_a_second_daemon_on_one_checkpoint_directory_sweeps_nothing_of_the_first
     place: Place, tiny_reference: Reference
 ) -> None:
     first = place.start(slow(place))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     unfinished = place.checkpoints / ".tmp-000900-step-1"
     unfinished.mkdir()
 
@@ -442,7 +446,7 @@ def test_a_clock_set_back_a_day_changes_neither_the_choice_nor_the_cadence(
 ) -> None:
     durable = killed_in_third_commit(place)
     daemon = place.start(slow(place), environment=shifted(-DAY_S))
-    wait_for_output(place, "is durable")
+    wait_for_durable(place)
     assert f"resumes from checkpoint {durable} " in place.output()
     daemon.send_signal(signal.SIGTERM)
     assert place.end(daemon).code == 75
