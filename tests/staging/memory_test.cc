@@ -160,6 +160,32 @@ TEST(SealedMemory, AChildForkedBeforeItIsKeptFromChildrenHasItStill) {
     EXPECT_EQ(mapping->bytes()[0], std::byte{1}) << "the owner has it still";
 }
 
+TEST(SealedMemory, PagesThatWereTouchedAreWrittenToWithoutAFault) {
+    constexpr std::uint64_t kPages = 4096;
+    constexpr std::uint64_t kPageBytes = 4096;
+    const auto faults_of_writing_to = [](const Mapping& mapping) {
+        rusage before = {};
+        rusage after = {};
+        ::getrusage(RUSAGE_THREAD, &before);
+        for (std::uint64_t page = 0; page < kPages; ++page)
+            mapping.bytes()[page * kPageBytes] = std::byte{1};
+        ::getrusage(RUSAGE_THREAD, &after);
+        return after.ru_minflt - before.ru_minflt;
+    };
+    const auto memory = make_sealed_memory("test", kPages * kPageBytes);
+    auto cold = Mapping::of(memory->get(), 0, kPages * kPageBytes, Access::kReadWrite);
+    auto touched = Mapping::of(memory->get(), 0, kPages * kPageBytes, Access::kReadWrite);
+    ASSERT_TRUE(cold.has_value() && touched.has_value());
+    constexpr int kPopulateWrite = 23;
+    if (::madvise(cold->bytes().data(), kPageBytes, kPopulateWrite) != 0)
+        GTEST_SKIP() << "this kernel can't";
+
+    touched->touch();
+
+    EXPECT_LT(faults_of_writing_to(*touched), 100);
+    EXPECT_GT(faults_of_writing_to(*cold), 100);
+}
+
 TEST(SealedMemory, WhatIsNoSealedMemoryIsRefused) {
     const fakes::TemporaryDirectory directory;
     const UniqueFd file(
