@@ -181,10 +181,17 @@ private:
     void watch_sessions(MonotonicTime now);
     [[nodiscard]] RankHolder* rank_of(staging::SessionId session);
 
-    // job_snapshot.cc: snapshots, progress
+    // job_arenas.cc: the memory for snapshots
     void arena_requested(RankHolder& rank, const staging::ArenaRequest& request);
-    void arena_made(Incarnation number, staging::SessionId session,
-                    const staging::ArenaRequest& request, Result<std::shared_ptr<Arena>> arena);
+    void give_arena(RankHolder& rank, std::uint32_t slot_number);
+    void make_arenas_for_resume();
+    void make_arena_ahead(RankHolder& rank, std::uint64_t bytes);
+    void post_arena(RankHolder& rank, std::uint32_t slot_number, std::uint64_t bytes);
+    void arena_made(Incarnation number, Rank id, std::uint32_t slot_number,
+                    Result<std::shared_ptr<Arena>> arena);
+    void drop_arenas(std::vector<std::shared_ptr<Arena>> arenas);
+
+    // job_snapshot.cc: snapshots, progress
     void snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed& message);
     void epoch_ended(const RankHolder& rank, const staging::EpochEnded& message);
     void checkpoint_wanted(const RankHolder& rank);
@@ -193,7 +200,6 @@ private:
     void persisted(Incarnation number, const checkpoint::Persist& work,
                    const Result<checkpoint::Committed>& result);
     void advance();  // the coordinator, by time
-    void drop_arenas(std::vector<std::shared_ptr<Arena>> arenas);
     void tick();
     void journal_progress();
     [[nodiscard]] checkpoint::Position position();

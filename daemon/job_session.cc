@@ -202,6 +202,8 @@ void JobRunner::lost(staging::SessionId session, const std::string& why) {
     // How far it came; what can't be is not taken.
     static_cast<void>(rank->read_progress(now));
     rank->session.reset();
+    for (RankSlot& slot : rank->slots)
+        slot.requested_bytes.reset();  // nobody waits for it
     if (launch_->is_killing || launch_->is_over) return;
     launch_->all_attached = false;
     const bool is_ended = !has_hung_up && rank->has_verdict &&

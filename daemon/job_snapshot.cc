@@ -2,7 +2,6 @@
 // says is checked here, before anything is done with it. Sessions: job_session.cc.
 #include "base/invariant.h"
 #include "daemon/job.h"
-#include "staging/available_memory.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,78 +15,7 @@ namespace {
 
 constexpr nanoseconds kJournalPeriod = seconds{1};
 
-// On the arena worker. Allocated in full, or not at all.
-Result<std::shared_ptr<Arena>> make_arena(const std::string& name, std::uint64_t bytes) {
-    RETURN_IF_ERROR(staging::check_fits(bytes, staging::available_memory()));
-    auto memory = staging::make_sealed_memory(name, bytes);
-    if (!memory) return memory.error();
-    auto mapping = staging::Mapping::of(memory->get(), 0, bytes, staging::Access::kReadWrite);
-    if (!mapping) return mapping.error();
-    auto arena = std::make_shared<Arena>();
-    arena->memory = std::move(*memory);
-    arena->mapping = std::move(*mapping);
-    return arena;
-}
-
 }  // namespace
-
-// ---- arenas ----
-
-void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& request) {
-    const auto refuse = [&](const std::string& why) {
-        server_->send(*rank.session, staging::ArenaRefused{.slot = request.slot, .why = why}, {});
-    };
-    if (request.slot >= rank.slots.size()) return refuse("there is no such slot");
-    if (rank.slots.at(request.slot).is_sealed) return refuse("the slot is being made durable");
-    if (request.bytes == 0) return refuse("an arena of no bytes");
-    RankSlot& slot = rank.slots.at(request.slot);
-    if (slot.is_requested) {
-        return break_off(rank, fmt::format("it asked for an arena in slot {} while one was being "
-                                           "made for it",
-                                           request.slot));
-    }
-    slot.is_requested = true;
-    const std::string name =
-        fmt::format("pawl-arena-{}-{}-{}", config_.name, rank.rank, request.slot);
-    arena_worker_.post([this, number = launch_->number, session = *rank.session, request, name,
-                        old = std::move(slot.arena)]() mutable {
-        // Given up before the larger one is made: the rank has unmapped it, so memory is not held
-        // twice.
-        old.reset();
-        auto arena = make_arena(name, request.bytes);
-        services_.loop.post([this, number, session, request, arena = std::move(arena)]() mutable {
-            arena_made(number, session, request, std::move(arena));
-        });
-    });
-}
-
-void JobRunner::arena_made(Incarnation number, staging::SessionId session,
-                           const staging::ArenaRequest& request,
-                           Result<std::shared_ptr<Arena>> arena) {
-    RankHolder* const rank = rank_of(session);
-    const bool is_awaited = rank != nullptr && launch_->number == number && !launch_->is_over;
-    if (!is_awaited) {
-        if (arena) drop_arenas({std::move(*arena)});
-        return;
-    }
-    RankSlot& slot = rank->slots.at(request.slot);
-    slot.is_requested = false;
-    if (!arena) {
-        report(ReportLevel::kError, "no_memory",
-               fmt::format("rank {} gets no memory for a snapshot: {}. Training goes on",
-                           rank->rank, arena.error().text()));
-        server_->send(session,
-                      staging::ArenaRefused{.slot = request.slot, .why = arena.error().text()}, {});
-        return;
-    }
-    slot.arena = std::move(*arena);
-    server_->send(session, staging::ArenaGranted{.slot = request.slot, .bytes = request.bytes},
-                  {slot.arena->memory.get()});
-}
-
-void JobRunner::drop_arenas(std::vector<std::shared_ptr<Arena>> arenas) {
-    arena_worker_.post([arenas = std::move(arenas)]() mutable { arenas.clear(); });
-}
 
 // ---- snapshots ----
 
@@ -113,8 +41,8 @@ checkpoint::Position JobRunner::position() {
 
 void JobRunner::snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed& message) {
     const bool is_known =
-        message.slot < rank.slots.size() && rank.slots.at(message.slot).arena != nullptr &&
-        !rank.slots.at(message.slot).is_sealed && message.bytes > 0 &&
+        message.slot < rank.slots.size() && rank.slots.at(message.slot).is_the_ranks() &&
+        message.bytes > 0 &&
         message.bytes <= rank.slots.at(message.slot).arena->mapping.bytes().size();
     if (!is_known || !launch_->coordinator) {
         return break_off(rank,
@@ -124,6 +52,7 @@ void JobRunner::snapshot_sealed(RankHolder& rank, const staging::SnapshotSealed&
     }
     rank.slots.at(message.slot).is_sealed = true;
     note_stall(rank.last);
+    make_arena_ahead(rank, message.bytes);
     const checkpoint::Sealed sealed{.rank = rank.rank,
                                     .slot = message.slot,
                                     .step = message.step,

@@ -69,6 +69,7 @@ void JobRunner::verdict_reached(Incarnation number, Result<checkpoint::Choice> c
     if (launch_->is_spawned) put_incarnation(journal::IncarnationState::kRunning);
     for (RankHolder& rank : launch_->ranks)
         send_verdict(rank);
+    if (!launch_->is_killing) make_arenas_for_resume();
 }
 
 void JobRunner::say_what_was_found(const checkpoint::Choice& choice) {

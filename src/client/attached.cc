@@ -105,8 +105,8 @@ Result<std::span<std::byte>> AttachedRun::snapshot_begin(std::uint64_t bytes) {
     return slots_.at(*open_slot_).mapping.bytes().first(bytes);
 }
 
-// A slot of ours that is large enough; else one that has no arena yet or one of ours to be made
-// larger; else, when it is urgent, the first that comes back.
+// A slot of ours that is large enough; else the first that has no arena yet or is to be made
+// larger, in which pawld may have one ready; else, when it is urgent, the first that comes back.
 Result<void> AttachedRun::acquire_slot(std::uint64_t bytes) {
     RETURN_IF_ERROR(drain_messages());
     while (true) {
@@ -118,7 +118,7 @@ Result<void> AttachedRun::acquire_slot(std::uint64_t bytes) {
                 open_slot_ = i;
                 return {};
             }
-            too_small = i;
+            if (!too_small) too_small = i;
         }
         if (too_small) {
             RETURN_IF_ERROR(request_arena(*too_small, bytes));
@@ -152,6 +152,7 @@ Result<void> AttachedRun::request_arena(std::size_t slot, std::uint64_t bytes) {
             auto mapping = staging::Mapping::of(fd, 0, granted->bytes, Access::kReadWrite);
             if (!mapping) return mapping.error();
             RETURN_IF_ERROR(mapping->keep_from_children());
+            mapping->touch();
             slots_.at(slot).mapping = std::move(*mapping);
             return {};
         }

@@ -531,6 +531,61 @@ def test_a_memory_limit_that_is_hit_while_a_snapshot_is_taken_costs_that_snapsho
     assert_all_valid(place)
 
 
+def arena_bytes(place: Place) -> int:
+    job = place.job()
+    return int(job["arena_bytes"]) if job else 0
+
+
+def test_arenas_are_there_before_they_are_needed(place: Place) -> None:
+    first = """
+        rank.attach()
+        rank.train(until=10)
+        Path("sealed").touch()
+        while not Path("killed").exists():
+            time.sleep(0.01)
+        sys.exit(1)
+    """
+    waits = 'Path("started").touch()\n    while not Path("go").exists(): time.sleep(0.01)\n    ' + HONEST
+    daemon = place.start(by_rank(first, first, later=waits), ["--ranks", "2"])
+    wait_for(lambda: (place.path / "sealed").exists() and len(place.committed()) == 1, "the first checkpoint")
+    of_both = 2 * (place.newest() / "rank-00000.pt").stat().st_size
+    # Each rank has asked for one; the other is there for the next snapshot.
+    wait_for(lambda: arena_bytes(place) >= 2 * of_both + 4 * (64 << 10), "two arenas a rank")
+
+    (place.path / "killed").touch()
+    wait_for(lambda: (place.path / "started").exists(), "the next incarnation")
+    wait_for(lambda: of_both <= arena_bytes(place) < 2 * of_both + 4 * (64 << 10), "one arena a rank, not yet asked for")
+    job = place.job()
+    (place.path / "go").touch()
+    ended = place.end(daemon)
+
+    assert ended.code == 0, ended.output
+    assert job and job["incarnation"] == 1 and not any(rank["attached"] for rank in job["ranks"]), job
+    assert "attached at step 10" in said(place, 0, 1)
+    assert "finished at step 40" in said(place, 1, 1)
+    assert_all_valid(place)
+
+
+def test_an_arena_that_was_made_ahead_and_is_too_small_is_made_anew(place: Place) -> None:
+    grows = """
+        rank.attach()
+        rank.train(until=12)
+        rank.arena(1, 1 << 24)
+        rank.train(until=40)
+        rank.finish()
+    """
+    outgrown = f"""rank.attach(); rank.arena(0, 1 << 24); {HONEST.replace("rank.attach(); ", "")}"""
+
+    grown = place.run(by_rank(grows))
+    resumed = place.run([*RANK, outgrown.replace("until=40", "until=60")])
+
+    assert grown.code == 0, grown.output
+    assert resumed.code == 0, resumed.output
+    assert "attached at step 40" in said(place, 0) or "attached at step 40" in said(place, 0, 1)
+    assert place.committed()[-1].endswith("-step-60")
+    assert_all_valid(place)
+
+
 # ---- a stray write ----
 
 STRAY = """
