@@ -91,6 +91,6 @@ def alone(command: list[str], where: Path, **environment: str) -> Ended:
         capture_output=True,
         text=True,
         check=False,
-        timeout=DEADLINE_S,
+        timeout=3 * DEADLINE_S,
     )
     return Ended(done.returncode, done.stdout + done.stderr)
