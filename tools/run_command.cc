@@ -2,6 +2,7 @@
 #include "tools/run_command.h"
 
 #include "base/file_system.h"
+#include "checkpoint/store.h"
 #include "config/arguments.h"
 #include "config/config.h"
 #include "config/size.h"
@@ -116,6 +117,24 @@ Result<config::JobConfig> job_of(const RunOptions& options, const std::string& s
     return job;
 }
 
+// A script that was run without pawl before has its checkpoints elsewhere, and would begin anew.
+void tell_of_standalone_checkpoints(const RunOptions& options, const config::JobConfig& job,
+                                    daemon::Reporter& reporter) {
+    if (!options.checkpoint_directory.empty()) return;
+    const auto fs = make_posix_file_system();
+    const auto here = checkpoint::list_checkpoints(*fs, job.checkpoint.directory);
+    if (here && !here->empty()) return;
+    const std::string standalone = join_path(job.working_directory, "checkpoints");
+    const auto there = checkpoint::list_checkpoints(*fs, standalone);
+    if (!there || there->empty()) return;
+    reporter.event(
+        "", daemon::ReportLevel::kWarning,
+        fmt::format("this begins at step 0, and 'checkpoints' holds checkpoints that were made "
+                    "without 'pawl run', the newest of step {}. To go on from it, stop this and "
+                    "say: pawl run --checkpoint-dir checkpoints …",
+                    there->front().name.step));
+}
+
 }  // namespace
 
 Result<int> run(const RunOptions& options) {
@@ -129,6 +148,7 @@ Result<int> run(const RunOptions& options) {
     config.jobs.push_back(std::move(*job));
     const std::string output = join_path(config.jobs.front().output_directory, "rank-00000.log");
     TerminalReporter reporter({.output_path = options.is_quiet ? "" : output});
+    tell_of_standalone_checkpoints(options, config.jobs.front(), reporter);
     return daemon::run_daemon(
         {.config = std::move(config), .lifetime = daemon::Lifetime::kUntilJobsEnd}, reporter);
 }

@@ -107,3 +107,22 @@ def test_a_killed_standalone_trainer_frees_its_directory_though_its_worker_lives
         first.kill()
         if worker_pid:
             os.kill(worker_pid, signal.SIGKILL)
+
+
+def test_a_run_that_begins_anew_beside_standalone_checkpoints_says_so_and_can_go_on_from_them(
+    place: Place, image: Path
+) -> None:
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("PAWL_")} | {"PAWL_EVERY_STEPS": "10"}
+    subprocess.run(trainer(image, 20), cwd=place.path, env=alone, check=True, capture_output=True, timeout=DEADLINE_S)
+
+    anew = place.run(trainer(image, 10))
+    again = place.run(trainer(image, 10))
+    going_on = place.run(trainer(image, 30), ["--checkpoint-dir", "checkpoints", "--state-dir", "other"])
+
+    for ended in (anew, again, going_on):
+        assert ended.code == 0, ended.output
+    words = "'checkpoints' holds checkpoints that were made without 'pawl run', the newest of step 20"
+    assert words in anew.output
+    assert words not in again.output, "it has checkpoints of its own by now"
+    assert words not in going_on.output
+    assert "resumes from checkpoint 2 (step 20)" in going_on.output
