@@ -2,18 +2,23 @@
 // its pages are charged to the daemon, and where there are none that is found here.
 //
 // Ahead of need, where its size can be known: a rank that asks while it is saving stands still
-// until the kernel has zeroed every page, many times longer than its copy takes. So the first arena
+// until the kernel has zeroed every page, which takes as long as its copy. So the first arena
 // is made while a resumed trainer still imports, and the second when the first is filled.
 #include "daemon/job.h"
 #include "staging/available_memory.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace pawl::daemon {
 namespace {
 
 // The numbers in an image grow, and it with them by some bytes: no reason for another arena.
 constexpr std::uint64_t kRoomToGrow = 64 * std::uint64_t{1024};
+
+std::uint64_t with_room_to_grow(std::uint64_t bytes) {
+    return bytes + std::min(kRoomToGrow, std::numeric_limits<std::uint64_t>::max() - bytes);
+}
 
 // On the arena worker. Allocated in full, or not at all.
 Result<std::shared_ptr<Arena>> make_arena(const std::string& name, std::uint64_t bytes) {
@@ -95,7 +100,7 @@ void JobRunner::post_arena(RankHolder& rank, std::uint32_t slot_number, std::uin
         // What is made ahead leaves as much again to those who have a need now.
         const auto fits =
             staging::check_fits(is_ahead ? 2 * bytes : bytes, staging::available_memory());
-        auto arena = fits ? make_arena(name, bytes + kRoomToGrow)
+        auto arena = fits ? make_arena(name, with_room_to_grow(bytes))
                           : Result<std::shared_ptr<Arena>>(fits.error());
         services_.loop.post([this, number, id, slot_number, arena = std::move(arena)]() mutable {
             arena_made(number, id, slot_number, std::move(arena));

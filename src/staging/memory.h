@@ -40,8 +40,8 @@ public:
 
     // A stray write to a read-only mapping faults in the process that made it.
     Result<void> protect(Access access);
-    // Maps every page now and for writing, so that the first copy into it is as quick as the others.
-    // Takes about twice as long as a copy; where the kernel can't, nothing happens.
+    // Maps every page now and for writing, so that the first copy into it is as quick as the
+    // others. Takes about twice as long as a copy; where the kernel can't, nothing happens.
     void touch();
     // Forked children (data-loader workers) do not get the mapping: they are no clients.
     Result<void> keep_from_children();
