@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +71,19 @@ def read_losses(path: Path) -> dict[int, str]:
         step, bits, _ = line.split()
         assert losses.setdefault(int(step), bits) == bits, f"step {step} was computed twice, differently"
     return losses
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("pawl", timeout=30)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(str(self.path))
 
 
 @dataclass
@@ -153,9 +168,19 @@ class Place:
         return answer["records"] if words[0] == "journal" else answer
 
     def job(self) -> dict[str, Any] | None:
-        """The job's status, or None while no daemon answers."""
-        done = self.pawl("status", "--json")
-        return json.loads(done.output)["jobs"][0] if done.code == 0 else None
+        """The job's status, or None while no daemon answers.
+
+        As `pawl status --json` says it, but without a process: it is asked for often, beside what needs the cores.
+        """
+        connection = Connection(self.state / "pawld.sock")
+        try:
+            connection.request("GET", "/v1/status")
+            jobs = json.loads(connection.getresponse().read())["jobs"]
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        return dict(jobs[0]) if jobs else None
 
     def wait_for_step(self, step: int, process: subprocess.Popen[str]) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:

@@ -7,13 +7,12 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-from conftest import PAWLD, ROOT, TRAINER, Place, wait_for
+from conftest import PAWLD, ROOT, TRAINER, Connection, Place, wait_for
 
 DESCRIPTION: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "api.yaml").read_text())
 TABLES = ["events", "progress", "epochs", "incarnations", "checkpoints"]
@@ -41,19 +40,6 @@ REQUESTS: dict[tuple[str, str, str], str] = {
         }.items()
     },
 }
-
-
-class Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("pawl", timeout=30)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
-        self.sock.connect(str(self.path))
 
 
 def ask(place: Place, method: str, target: str) -> tuple[str, str, bytes]:

@@ -5,19 +5,16 @@ PAWL_PYTHON names the interpreter that has torch and pawl; without it, that of t
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, Place, a_seed, wait_for
-from test_api import ask
 
 EXAMPLES = ROOT / "examples" / "python"
 SAMPLES = ["--samples", "3200"]
@@ -63,15 +60,6 @@ def assert_all_load_with_weights_only(place: Place, python: str) -> None:
     assert "'model_state_dict', 'optimizer_state_dict', " in done.stdout
 
 
-def status_of(place: Place) -> dict[str, Any] | None:
-    """Place.job without a process: it is asked for often here, beside ranks that need the cores."""
-    try:
-        jobs = json.loads(ask(place, "get", "/v1/status")[2])["jobs"]
-    except (OSError, HTTPException):
-        return None
-    return dict(jobs[0]) if jobs else None
-
-
 def is_fresh(rank: dict[str, Any]) -> bool:
     return True
 
@@ -96,13 +84,13 @@ def kill_at_random(place: Place, command: list[str], options: list[str], times: 
     process = place.start(command, ["--every-steps", "5", "--max-restarts", "1000", *options], QUICK)
     killed: set[int] = set()
     for number in range(times):
-        job = status_of(place)
+        job = place.job()
         at = (job["step"] if job else 0) + chance.randrange(1, 4) if number % 2 == 1 else 0
         stage = is_attached if at else chance.choice([is_fresh, has_torch, is_attached])
 
         def a_rank(at: int = at, stage: Callable[[dict[str, Any]], bool] = stage) -> int:
             assert process.poll() is None, f"it ended before it had been killed {times} times:\n{place.output()}"
-            job = status_of(place)
+            job = place.job()
             if not job or job["step"] < at:
                 return 0
             fresh = [rank for rank in job["ranks"] if rank["pid"] and rank["pid"] not in killed and stage(rank)]
@@ -120,7 +108,7 @@ def kill_at_random(place: Place, command: list[str], options: list[str], times: 
 
 
 def pids_of(place: Place) -> list[int]:
-    job = status_of(place)
+    job = place.job()
     return [rank["pid"] for rank in job["ranks"] if rank["pid"]] if job else []
 
 

@@ -182,8 +182,9 @@ TEST(SealedMemory, PagesThatWereTouchedAreWrittenToWithoutAFault) {
 
     touched->touch();
 
-    EXPECT_LT(faults_of_writing_to(*touched), 100);
-    EXPECT_GT(faults_of_writing_to(*cold), 100);
+    // Not none: a sanitizer's shadow of each mapping is met for the first time.
+    const auto of_touched = faults_of_writing_to(*touched);
+    EXPECT_LT(4 * of_touched, faults_of_writing_to(*cold)) << of_touched;
 }
 
 TEST(SealedMemory, WhatIsNoSealedMemoryIsRefused) {
