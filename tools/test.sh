@@ -8,6 +8,9 @@ quick=no
 
 say() { printf '\n== %s (%(%H:%M:%S)T)\n' "$1" -1; }
 
+# Many processes on few cores: threads that wait for each other would take the time of the others.
+export OMP_NUM_THREADS=1
+
 say "packages"
 tools/setup.sh
 

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+# Many trainers on few cores: threads that wait for each other would take the time of the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("PAWL_BIN", ROOT / "build" / "bin")).resolve()
 # Of another build than the trainers: the daemon under ThreadSanitizer, say.
@@ -127,8 +130,7 @@ class Place:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            # Many trainers on few cores: threads that wait for each other would take the time of the others.
-            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
+            env={**os.environ, **(environment or {})},
             text=True,
         )
         log.close()

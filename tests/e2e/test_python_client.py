@@ -18,8 +18,6 @@ from conftest import ROOT, Place, a_seed, wait_for
 
 EXAMPLES = ROOT / "examples" / "python"
 SAMPLES = ["--samples", "3200"]
-# Processes that share few cores: threads of their own would only wait for each other.
-QUICK = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +79,7 @@ def kill_at_random(place: Place, command: list[str], options: list[str], times: 
     Every other time at a random step past the one that was reached before; else in a random moment of its start: when
     it has just been launched, while it imports, when it has attached and restores its state.
     """
-    process = place.start(command, ["--every-steps", "5", "--max-restarts", "1000", *options], QUICK)
+    process = place.start(command, ["--every-steps", "5", "--max-restarts", "1000", *options])
     killed: set[int] = set()
     for number in range(times):
         job = place.job()
@@ -117,7 +115,7 @@ def test_four_lines_in_ddp_with_two_ranks_and_two_workers_each_killed_twenty_tim
 ) -> None:
     chance = random.Random(a_seed())
     script = [python, str(EXAMPLES / "ddp.py"), *SAMPLES, "--workers", "2", "--losses", "losses"]
-    undisturbed = alone.start(script, ["--ranks", "2", "--every-steps", "5"], QUICK)
+    undisturbed = alone.start(script, ["--ranks", "2", "--every-steps", "5"])
 
     kill_at_random(place, script, ["--ranks", "2"], 20, chance)
     assert alone.end(undisturbed).code == 0
@@ -132,7 +130,7 @@ def test_four_lines_alone_killed_with_two_data_loader_workers(place: Place, alon
     """The other example: Adam with a scheduler, and an order that torch's own generator draws."""
     chance = random.Random(a_seed())
     script = [python, str(EXAMPLES / "four_lines.py"), *SAMPLES, "--workers", "2", "--losses", "losses"]
-    undisturbed = alone.start(script, ["--every-steps", "5"], QUICK)
+    undisturbed = alone.start(script, ["--every-steps", "5"])
 
     kill_at_random(place, script, [], 4, chance)
     assert alone.end(undisturbed).code == 0
@@ -144,14 +142,14 @@ def test_four_lines_alone_killed_with_two_data_loader_workers(place: Place, alon
 
 def test_sigterm_makes_a_last_checkpoint_and_the_next_start_goes_on(place: Place, python: str) -> None:
     script = [python, str(EXAMPLES / "four_lines.py"), *SAMPLES, "--workers", "0", "--losses", "losses"]
-    process = place.start(script, ["--every-steps", "1000000"], QUICK)
+    process = place.start(script, ["--every-steps", "1000000"])
     place.wait_for_step(3, process)
     process.send_signal(signal.SIGTERM)
     ended = place.end(process)
     assert ended.code == 75, ended.output
     reached = max(losses_of(place.path / "losses"))
 
-    ended = place.run(script, ["--every-steps", "1000000"], environment=QUICK)
+    ended = place.run(script, ["--every-steps", "1000000"])
 
     assert ended.code == 0, ended.output
     # Steps between the snapshot and the word to leave are computed again, to the same bits.
@@ -161,7 +159,7 @@ def test_sigterm_makes_a_last_checkpoint_and_the_next_start_goes_on(place: Place
 
 def test_a_standalone_script_is_resumed_too(place: Place, python: str) -> None:
     """Without a daemon: the same script, killed and started by hand."""
-    environment = {**os.environ, **QUICK, "PAWL_EVERY_STEPS": "5"}
+    environment = {**os.environ, "PAWL_EVERY_STEPS": "5"}
     script = [python, str(EXAMPLES / "four_lines.py"), *SAMPLES, "--workers", "0", "--losses", "losses"]
     process = subprocess.Popen(script, cwd=place.path, env=environment)
     losses = place.path / "losses"
