@@ -50,21 +50,27 @@ build-torch2/bin/pawl_torch_tests --gtest_brief=1
 
 say "Python package: types, style, tests beside PyTorch 1.13 and 2"
 mapfile -t pythons < <(tools/setup_python.sh)
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 (
     cd python
     "${pythons[1]%/*}/mypy"
     "${pythons[1]%/*}/ruff" check . ../examples/python
     "${pythons[1]%/*}/ruff" format --check . ../examples/python
-)
-for python in "${pythons[@]}"; do
-    "$python" -m pytest -q -p no:cacheprovider python/tests
-done
+    "${pythons[0]}" -m pytest -q -p no:cacheprovider tests
+) > "$said" 2>&1 &
+beside=$!
+failed=0
+"${pythons[1]}" -m pytest -q -p no:cacheprovider python/tests || failed=1
+wait "$beside" || failed=1
+cat "$said"
+[ "$failed" = 0 ]
 export PAWL_PYTHON=${pythons[1]}
 
 say "end to end: real processes, killed for real"
 /usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 tests/e2e --ignore tests/e2e/test_ranks.py
-# Its ranks keep to a schedule of milliseconds.
-/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e/test_ranks.py
+# Its ranks keep to a schedule of milliseconds: not beside trainers.
+/usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 tests/e2e/test_ranks.py
 
 if [ "$quick" = no ]; then
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -84,7 +90,7 @@ if [ "$quick" = no ]; then
     export PAWL_DAEMON_BIN=$PWD/build-tsan/bin
     /usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 \
         tests/e2e/test_api.py tests/e2e/test_stopped.py tests/e2e/test_checkpoints.py
-    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e/test_ranks.py
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider --numprocesses 2 tests/e2e/test_ranks.py
 fi
 
 say "all tests have passed"

@@ -161,6 +161,9 @@ TEST(SealedMemory, AChildForkedBeforeItIsKeptFromChildrenHasItStill) {
 }
 
 TEST(SealedMemory, PagesThatWereTouchedAreWrittenToWithoutAFault) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the sanitizer's shadow of each page has faults of its own";
+#endif
     constexpr std::uint64_t kPages = 4096;
     constexpr std::uint64_t kPageBytes = 4096;
     const auto faults_of_writing_to = [](const Mapping& mapping) {
@@ -182,9 +185,8 @@ TEST(SealedMemory, PagesThatWereTouchedAreWrittenToWithoutAFault) {
 
     touched->touch();
 
-    // Not none: a sanitizer's shadow of each mapping is met for the first time.
-    const auto of_touched = faults_of_writing_to(*touched);
-    EXPECT_LT(4 * of_touched, faults_of_writing_to(*cold)) << of_touched;
+    EXPECT_LT(faults_of_writing_to(*touched), 10);
+    EXPECT_GT(faults_of_writing_to(*cold), 100);
 }
 
 TEST(SealedMemory, WhatIsNoSealedMemoryIsRefused) {
