@@ -41,14 +41,14 @@ def a_seed() -> int:
     return seed
 
 
-def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S, interval_s: float = 0.01) -> Any:
     """Returns the first true value of `condition`; fails when the deadline has passed."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         value = condition()
         if value:
             return value
-        time.sleep(0.01)
+        time.sleep(interval_s)
     pytest.fail(f"waited {deadline_s:.0f} s for {what}")
 
 

@@ -29,6 +29,18 @@ def test_sigterm_in_mid_training_saves_that_step_and_exits_with_75(place: Place,
     place.assert_equal_to(reference)
 
 
+def test_sigterm_in_the_first_moments_is_heard(place: Place) -> None:
+    for _ in range(10):  # in which of them it comes is chance
+        daemon = place.start(["sleep", "1000"])
+        wait_for(lambda: place.job(), "the daemon", interval_s=0)
+        daemon.send_signal(signal.SIGTERM)
+
+        stopped = place.end(daemon)
+
+        assert stopped.code == 75, stopped.output
+        assert "stopp" in stopped.output, stopped.output
+
+
 def evaluates_long(place: Path) -> list[str]:
     """Two epochs of 10 steps, and after each an evaluation of 10,000 images, longer than the training."""
     files = ["--losses", str(place / "losses"), "--weights", str(place / "weights")]
