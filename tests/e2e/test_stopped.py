@@ -244,7 +244,9 @@ def test_a_quit_stops_as_sigterm_does_and_a_signal_that_means_nothing_is_said(pl
 
 def test_a_line_that_a_program_has_not_ended_is_left_alone_on_a_terminal(place: Place) -> None:
     """Neither a bar nor half a line is overwritten by the line of pawl's own."""
-    program = 'printf "Epoch 1 ... "; sleep 0.5; printf "loss 0.5\\n"; printf "\\rbar 1/2"; sleep 0.5; printf "\\rbar 2/2\\n"'
+    lines = 'printf "Epoch 1 ... "; sleep 0.5; printf "loss 0.5\\n"; printf "\\rbar 1/2"; sleep 0.5; printf "\\rbar 2/2\\n"'
+    # What pawl says of the start comes when it will, and ends a line: before that nothing is printed.
+    program = f"until [ -e started ]; do sleep 0.01; done; {lines}"
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [PAWL, "run", "--", "sh", "-c", program], cwd=place.path, stdout=follower, stderr=follower, stdin=subprocess.DEVNULL
@@ -260,6 +262,8 @@ def test_a_line_that_a_program_has_not_ended_is_left_alone_on_a_terminal(place: 
         if not got:
             break
         seen += got
+        if b"one rank of 'sh' started" in seen:
+            (place.path / "started").touch()
     os.close(leader)
 
     assert process.wait() == 0
