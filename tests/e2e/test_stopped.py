@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ def test_sigterm_in_mid_training_saves_that_step_and_exits_with_75(place: Place,
 
 def test_sigterm_in_the_first_moments_is_heard(place: Place) -> None:
     for _ in range(10):  # in which of them it comes is chance
+        shutil.rmtree(place.state, ignore_errors=True)
         daemon = place.start(["sleep", "1000"])
-        wait_for(lambda: place.job(), "the daemon", interval_s=0)
+        wait_for((place.state / "journal").exists, "the journal", interval_s=0)
         daemon.send_signal(signal.SIGTERM)
 
         stopped = place.end(daemon)
