@@ -4,6 +4,7 @@
 #include "base/file_lock.h"
 #include "base/file_system.h"
 #include "base/loop.h"
+#include "base/signals_blocked.h"
 #include "base/worker.h"
 #include "control/server.h"
 #include "control/status.h"
@@ -239,18 +240,13 @@ Result<int> Daemon::run() {
     static_cast<void>(::signal(SIGPIPE, SIG_IGN));
     // A file or an arena beyond a limit (ulimit -f) is an error, EFBIG, and not our end.
     static_cast<void>(::signal(SIGXFSZ, SIG_IGN));
-    sigset_t caught;
-    sigset_t before;
-    ::sigemptyset(&caught);
-    for (const int number : {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD})
-        ::sigaddset(&caught, number);
-    // One that comes while it starts waits until it is caught, and ends nothing that is half open.
-    // The threads that are started here never take one: they are the loop's.
-    ::pthread_sigmask(SIG_BLOCK, &caught, &before);
-    const auto opened = open();
-    if (opened) catch_signals();
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (!opened) return Error(opened.error()).while_doing("start");
+    {
+        // One that comes while it starts waits until it is caught, and ends nothing that is half
+        // open. The threads that are started here never take one: they are the loop's.
+        const SignalsBlocked blocked({SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD});
+        if (const auto opened = open(); !opened) return Error(opened.error()).while_doing("start");
+        catch_signals();
+    }
     for (const auto& job : jobs_)
         job->start();
     service_manager_.ready();

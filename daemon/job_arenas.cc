@@ -48,7 +48,7 @@ void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& r
                                            request.slot));
     }
     slot.requested_bytes = request.bytes;
-    if (slot.is_ahead == Ahead::kBeingMade) return;  // looked at when it is there
+    if (slot.ahead == Ahead::kBeingMade) return;  // looked at when it is there
     give_arena(rank, request.slot);
 }
 
@@ -56,8 +56,8 @@ void JobRunner::arena_requested(RankHolder& rank, const staging::ArenaRequest& r
 void JobRunner::give_arena(RankHolder& rank, std::uint32_t slot_number) {
     RankSlot& slot = rank.slots.at(slot_number);
     const std::uint64_t bytes = *slot.requested_bytes;
-    const bool fits = slot.is_ahead == Ahead::kMade && bytes <= slot.arena->mapping.bytes().size();
-    slot.is_ahead = Ahead::kNo;
+    const bool fits = slot.ahead == Ahead::kMade && bytes <= slot.arena->mapping.bytes().size();
+    slot.ahead = Ahead::kNo;
     if (!fits) return post_arena(rank, slot_number, bytes);
     slot.requested_bytes.reset();
     server_->send(
@@ -80,16 +80,16 @@ void JobRunner::make_arenas_for_resume() {
 void JobRunner::make_arena_ahead(RankHolder& rank, std::uint64_t bytes) {
     for (std::uint32_t number = 0; number < rank.slots.size(); ++number) {
         RankSlot& slot = rank.slots.at(number);
-        if (slot.is_ahead != Ahead::kNo) return;
+        if (slot.ahead != Ahead::kNo) return;
         if (slot.arena || slot.requested_bytes) continue;
-        slot.is_ahead = Ahead::kBeingMade;
+        slot.ahead = Ahead::kBeingMade;
         return post_arena(rank, number, bytes);
     }
 }
 
 void JobRunner::post_arena(RankHolder& rank, std::uint32_t slot_number, std::uint64_t bytes) {
     RankSlot& slot = rank.slots.at(slot_number);
-    const bool is_ahead = slot.is_ahead == Ahead::kBeingMade;
+    const bool is_ahead = slot.ahead == Ahead::kBeingMade;
     const std::string name =
         fmt::format("pawl-arena-{}-{}-{}", config_.name, rank.rank, slot_number);
     arena_worker_.post([this, number = launch_->number, id = rank.rank, slot_number, bytes, name,
@@ -116,8 +116,8 @@ void JobRunner::arena_made(Incarnation number, Rank id, std::uint32_t slot_numbe
     }
     RankHolder& rank = launch_->ranks.at(id.value);
     RankSlot& slot = rank.slots.at(slot_number);
-    const bool was_ahead = slot.is_ahead == Ahead::kBeingMade;
-    slot.is_ahead = arena ? Ahead::kMade : Ahead::kNo;
+    const bool was_ahead = slot.ahead == Ahead::kBeingMade;
+    slot.ahead = arena ? Ahead::kMade : Ahead::kNo;
     if (arena) slot.arena = std::move(*arena);
     if (!slot.requested_bytes) return;
     if (arena || was_ahead) return give_arena(rank, slot_number);

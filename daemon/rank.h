@@ -29,11 +29,11 @@ enum class Ahead { kNo, kBeingMade, kMade };
 struct RankSlot {
     std::shared_ptr<Arena> arena;
     bool is_sealed = false;  // the daemon's until it is released
-    Ahead is_ahead = Ahead::kNo;
+    Ahead ahead = Ahead::kNo;
     std::optional<std::uint64_t> requested_bytes;  // the rank waits for an arena of so many
 
     [[nodiscard]] bool is_the_ranks() const {
-        return arena != nullptr && !is_sealed && is_ahead == Ahead::kNo;
+        return arena != nullptr && !is_sealed && ahead == Ahead::kNo;
     }
 };
 

@@ -2,23 +2,19 @@
 #include "base/worker.h"
 
 #include "base/invariant.h"
+#include "base/signals_blocked.h"
 
 #include <pthread.h>
-
-#include <signal.h>
 
 #include <utility>
 
 namespace pawl {
 
 Worker::Worker(std::string name) : name_(std::move(name)) {
-    // Signals are for the loop's thread: the worker is born with all of them blocked.
-    sigset_t all;
-    sigset_t before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    {
+        const SignalsBlocked blocked;  // they are for the loop's thread
+        thread_ = std::thread([this] { run(); });
+    }
     ::pthread_setname_np(thread_.native_handle(), name_.substr(0, 15).c_str());
 }
 

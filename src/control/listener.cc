@@ -6,12 +6,12 @@
 
 #include "base/clock.h"
 #include "base/invariant.h"
+#include "base/signals_blocked.h"
 
 #include <pthread.h>
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -32,22 +32,6 @@ namespace {
 // When no descriptor is left for a connection, the next look is so much later.
 constexpr nanoseconds kAcceptPause = milliseconds{100};
 
-// Signals are for the daemon's loop: our threads are born with all of them blocked.
-class SignalsBlocked {
-public:
-    SignalsBlocked() {
-        sigset_t all;
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-    SignalsBlocked(const SignalsBlocked&) = delete;
-    SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
-private:
-    sigset_t before_;
-};
-
 }  // namespace
 
 class Listener::Implementation {
@@ -58,7 +42,7 @@ public:
           limits_(limits),
           wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
         invariant(wake_.is_open(), "the control server has a descriptor to be woken by");
-        const SignalsBlocked blocked;
+        const SignalsBlocked blocked;  // they are for the daemon's loop, not for our threads
         for (std::size_t i = 0; i < limits_.handlers; ++i)
             handlers_.emplace_back([this] { handle_requests(); });
         thread_ = std::thread([this] { serve(); });

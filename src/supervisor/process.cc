@@ -2,6 +2,7 @@
 #include "supervisor/process.h"
 
 #include "base/file_system.h"
+#include "base/signals_blocked.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -115,21 +116,6 @@ struct ChildPlan {
     give_up(plan.error_pipe, StartFailure::kExec);
 }
 
-// Forks with all signals blocked in the child; in the parent they are as they were.
-pid_t fork_without_signals() {
-    sigset_t all;
-    sigset_t before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    const pid_t pid = ::fork();
-    if (pid != 0) {
-        const int code = errno;
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        errno = code;
-    }
-    return pid;
-}
-
 std::optional<StartFailure> read_failure(int pipe) {
     StartFailure failure;
     const ssize_t got = ::read(pipe, &failure, sizeof failure);
@@ -181,9 +167,13 @@ public:
                              .working_directory = request.working_directory.c_str(),
                              .output_path = request.output_path.c_str(),
                              .error_pipe = write_end.get()};
-        const pid_t pid = fork_without_signals();
-        if (pid < 0) return error_from_errno("fork for '{}'", request.command.front());
-        if (pid == 0) run_child(plan);
+        pid_t pid = -1;
+        {
+            const SignalsBlocked blocked;
+            pid = ::fork();
+            if (pid < 0) return error_from_errno("fork for '{}'", request.command.front());
+            if (pid == 0) run_child(plan);
+        }
         Spawned spawned{.pid = pid, .exec_error = std::move(read_end)};
         // The child can't be reaped by anyone but us, so its pid and its pidfd are the same
         // process.
